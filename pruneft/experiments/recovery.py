@@ -1,0 +1,217 @@
+"""Recovery of a low-rank matrix from Gaussian measurements: the phase diagram over (r, n)."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from pruneft.pipeline import Penalty, Pipeline
+from pruneft.sensing import lane as lanes
+from pruneft.sensing import theory
+from pruneft.sensing.column_pruning import column_pruning
+from pruneft.sensing.draw import STARTS, draw_instance
+from pruneft.sensing.rank_path import rank_path
+from pruneft.sensing.recipe import PathRecipe, PruneRecipe, schedule
+from pruneft.trial import Axis, Bucket, Cell, Experiment, Trial
+
+METHODS = ("prune", "path")
+# An error counts as recovery below this, relative in Frobenius norm; with noise, below so many times the oracle's root
+# mean square error.
+EXACT_ERROR = 1e-3
+ORACLE_FACTOR = 3.0
+
+_AXES = (
+    Axis(name="d", default=16, kind="data", type=int, help="ambient dimension: M* is d x d"),
+    Axis(name="r", default=2, kind="data", type=int, help="true rank"),
+    Axis(name="n", default=None, kind="data", type=int, help="number of measurements (or give n_per_dof)"),
+    Axis(
+        name="n_per_dof", default=1.5, kind="derived", help="measurements per degree of freedom, dof = r d - r(r-1)/2"
+    ),
+    Axis(name="kappa", default=1.0, kind="data", help="condition number of M*, eigenvalues geometric between"),
+    Axis(name="scale", default=1.0, kind="data", help="Frobenius norm of M*"),
+    Axis(name="sigma", default=0.0, kind="data", help="noise standard deviation, in units of y"),
+    Axis(name="k", default=None, kind="method", type=int, help="columns trained; d if not given"),
+    Axis(
+        name="method",
+        default="prune",
+        kind="method",
+        type=str,
+        choices=METHODS,
+        help="prune by column norm, or the rank path",
+    ),
+    Axis(
+        name="lam",
+        default=None,
+        kind="method",
+        help="last penalty weight of the normalised problem; the recipe's if not given, 0 trains without the penalty",
+    ),
+    Axis(
+        name="beta",
+        default=None,
+        kind="method",
+        help="last smoothing of the group norm, normalised problem; the recipe's if not given",
+    ),
+)
+
+
+def resolve(cell: Cell) -> dict[str, Any]:
+    """A cell with every axis filled in, n from n_per_dof and k from d where they are not given.
+
+    Raises:
+      ValueError: the cell makes no sense; the message says what was expected, what came and what to do.
+    """
+    given = {axis.name: cell.get(axis.name, axis.default) for axis in _AXES}
+    for name in ("d", "r"):
+        _whole(name, given[name])
+    d, r = int(given["d"]), int(given["r"])
+    if r > d:
+        raise ValueError(f"r (true rank) must not exceed d (ambient dimension): got r={r}, d={d}. Lower r, or raise d.")
+    if cell.get("n") is None:
+        ratio = float(given["n_per_dof"])
+        if not (math.isfinite(ratio) and ratio > 0):
+            raise ValueError(f"n_per_dof (measurements per degree of freedom) must be positive: got {ratio}.")
+        given["n"] = max(1, round(ratio * theory.dof(d, r)))
+    if given["k"] is None:
+        given["k"] = d
+    for name in ("n", "k"):
+        _whole(name, given[name])
+    if given["k"] < r:
+        raise ValueError(
+            f"k (columns trained) must be at least r (true rank): got k={given['k']}, r={r}. Raise k, or lower r."
+        )
+    if not (math.isfinite(given["kappa"]) and given["kappa"] >= 1):
+        raise ValueError(f"kappa (condition number) must be at least 1: got {given['kappa']}.")
+    if not (math.isfinite(given["scale"]) and given["scale"] > 0):
+        raise ValueError(f"scale (Frobenius norm of the truth) must be positive: got {given['scale']}.")
+    if not (math.isfinite(given["sigma"]) and given["sigma"] >= 0):
+        raise ValueError(f"sigma (noise standard deviation) must not be negative: got {given['sigma']}.")
+    if given["lam"] is not None and not (math.isfinite(given["lam"]) and given["lam"] >= 0):
+        raise ValueError(
+            f"lam (penalty weight) must not be negative: got {given['lam']}. Use 0 to train without the penalty."
+        )
+    if given["beta"] is not None and not (math.isfinite(given["beta"]) and given["beta"] > 0):
+        raise ValueError(f"beta (smoothing of the group norm) must be positive: got {given['beta']}.")
+    if given["method"] not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}: got {given['method']!r}.")
+    del given["n_per_dof"]
+    return given
+
+
+def _whole(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1: got {value!r}.")
+
+
+def sizes(cell: Cell) -> dict[str, int]:
+    """What sets the shapes of a cell's arrays."""
+    return {"n": cell["n"], "d": cell["d"], "k": cell["k"]}
+
+
+def inputs(cell: Cell, *, prune: PruneRecipe = PruneRecipe(), path: PathRecipe = PathRecipe()) -> dict[str, float]:
+    """The numbers that a lane of this cell is given.
+
+    With noise, ``prune`` is told sigma; ``path`` is told neither rank nor noise.
+    """
+    pruning = cell["method"] == "prune"
+    noise = cell["sigma"] / math.hypot(cell["scale"], cell["sigma"])
+    ends = schedule(
+        prune.anneal if pruning else path.anneal,
+        lam=cell["lam"],
+        beta=cell["beta"],
+        threshold=prune.noise_edge * theory.noise_edge(cell["n"], cell["d"], noise) if pruning else None,
+    )
+    return {**{name: float(cell[name]) for name in ("n", "d", "r", "k", "kappa", "scale", "sigma")}, **ends._asdict()}
+
+
+def trial(bucket: Bucket, *, prune: PruneRecipe = PruneRecipe(), path: PathRecipe = PathRecipe()) -> Trial:
+    """The Trial of a bucket: draws an instance of its padded sizes and recovers it by the bucket's method."""
+    n, d, k = bucket["n"], bucket["d"], bucket["k"]
+    pipeline: Pipeline
+    if bucket.option("method") == "prune":
+        starts, anneal = 1, prune.anneal
+        pipeline = column_pruning(prune, width=k)
+    else:
+        starts, anneal = path.starts, path.anneal
+        pipeline = rank_path(path, width=min(k, d))
+    attempts = len(pipeline.attempts)
+
+    def draw(key: Array, values: Mapping[str, Any]) -> lanes.Lane:
+        dtype = values["n"].dtype
+        whole = {name: jnp.round(values[name]).astype(jnp.int32) for name in ("n", "d", "k", "r")}
+        instance = draw_instance(
+            key,
+            n=n,
+            d=d,
+            r=whole["r"],
+            kappa=values["kappa"],
+            scale=values["scale"],
+            sigma=values["sigma"],
+            dtype=dtype,
+            live_n=whole["n"],
+            live_d=whole["d"],
+        )
+        begin = lanes.draw_starts(
+            jax.random.fold_in(key, STARTS),
+            attempts,
+            starts,
+            d,
+            k,
+            live_d=whole["d"],
+            live_k=whole["k"],
+            norm=anneal.start_norm,
+            dtype=jnp.float32,
+        )
+        ends = (values[name].astype(jnp.float32).reshape(1, 1, 1) for name in Penalty._fields)
+        return lanes.make_lane(
+            instance.operator,
+            instance.y,
+            begin,
+            Penalty(*ends),
+            n=whole["n"],
+            d=whole["d"],
+            sigma=values["sigma"],
+            truth=lanes.Truth(instance.truth, whole["r"]),
+        )
+
+    made = pipeline.trial(draw)
+
+    def report(lane: lanes.Lane, state: Any) -> dict[str, Array]:
+        found = made.report(lane, state)
+        truth = lane.truth
+        assert truth is not None  # drawn above
+        p = lane.operator.dof(truth.rank.astype(lane.n.dtype), lane.d)
+        left = lane.n - p - 1
+        noise = lane.noise * lane.unit
+        oracle = noise * jnp.sqrt(p / jnp.where(left > 0, left, 1)) / jnp.linalg.norm(truth.matrix)
+        oracle = jnp.where(left > 0, oracle, jnp.where(noise > 0, jnp.inf, 0.0))
+        success = found["error"] < jnp.maximum(EXACT_ERROR, jnp.minimum(ORACLE_FACTOR * oracle, 0.3))
+        return {**found, "success": success, "rank_exact": found["rank"] == truth.rank, "oracle_error": oracle}
+
+    return Trial(**{**made.__dict__, "report": report})
+
+
+def experiment(*, prune: PruneRecipe = PruneRecipe(), path: PathRecipe = PathRecipe()) -> Experiment:
+    """The recovery experiment with recipes of one's own."""
+    return Experiment(
+        name="recovery",
+        subject="sensing/packed-gaussian",
+        axes=_AXES,
+        resolve=resolve,
+        sizes=sizes,
+        inputs=functools.partial(inputs, prune=prune, path=path),
+        trial=functools.partial(trial, prune=prune, path=path),
+        module=__name__,
+        default_grid={"d": (16,), "r": (1, 2, 3, 4, 6), "n_per_dof": (1.0, 1.1, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0)},
+        default_seeds=8,
+        settings=f"{prune!r} {path!r}",
+        figure="pruneft.experiments.phase:draw",
+    )
+
+
+RECOVERY = experiment()

@@ -1,0 +1,110 @@
+"""Drawing instances of Gaussian matrix sensing: measurements, a truth of given rank and conditioning, and data.
+
+Draws belong to the trial: measurement i is one one-dimensional draw from a key folded with i, so an instance is the
+same, bit for bit, whatever it is padded to and whatever else is drawn beside it. They are made in float32 and cast, so
+float32 and float64 see the same instance too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pruneft.sensing.operator import PackedOperator, cast
+from pruneft.sensing.packing import packed_size
+
+_MEASUREMENTS, _TRUTH, STARTS = (
+    0,
+    1,
+    2,
+)  # what a trial's key is folded with; never renumber: every stored result depends on it
+
+
+class Instance(NamedTuple):
+    """One drawn problem.
+
+    Attributes:
+      operator: packed Gaussian measurements, float32 (exact in float64 too).
+      y: [n] data, ``<A_i, M*> + sigma e_i``.
+      truth: [d, d], M*.
+      factor: [d, d], U* with M* = U* U*ᵀ; columns beyond r are zero.
+    """
+
+    operator: PackedOperator
+    y: Float[Array, "n"]
+    truth: Float[Array, "d d"]
+    factor: Float[Array, "d d"]
+
+
+def draw_instance(
+    key: Array,
+    *,
+    n: int,
+    d: int,
+    r: Any,
+    kappa: Any = 1.0,
+    scale: Any = 1.0,
+    sigma: Any = 0.0,
+    dtype: Any = jnp.float32,
+    live_n: Any = None,
+    live_d: Any = None,
+) -> Instance:
+    """Draw measurements, truth and data.
+
+    Args:
+      key: a JAX key.
+      n, d: sizes of the arrays (static).
+      r: true rank; may be traced.
+      kappa: condition number l_1 / l_r, eigenvalues geometric between; without effect at r = 1.
+      scale: Frobenius norm of M*.
+      sigma: noise standard deviation, in units of y (equal to those of M*).
+      dtype: of y, truth and factor.
+      live_n, live_d: how many measurements and dimensions are alive; the rest is padding, zero everywhere. May be
+        traced.
+
+    Returns:
+      The `Instance`. The measurements are packed Gaussian: ``svec(A_i) ~ N(0, I)``, the law of the symmetric part of an
+      iid Gaussian matrix, so ``E <A_i, X>^2 = ||X||_F^2``.
+    """
+    live_n = n if live_n is None else live_n
+    live_d = d if live_d is None else live_d
+    d_number = jnp.asarray(live_d, jnp.int32)
+
+    measurement_key = jax.random.fold_in(key, _MEASUREMENTS)
+    # One draw per measurement, the noise its first entry: a call site of the generator costs half a second to compile.
+    draws = jax.vmap(
+        lambda i: jax.random.normal(jax.random.fold_in(measurement_key, i), (1 + packed_size(d),), jnp.float32)
+    )(jnp.arange(n, dtype=jnp.uint32))
+    live = jnp.arange(n) < live_n
+    inside = jnp.arange(packed_size(d)) < (d_number * (d_number + 1)) // 2
+    rows = jnp.where(live[:, None] & inside, draws[:, 1:], 0)
+    noise = jnp.where(live, draws[:, 0], 0).astype(dtype)
+
+    factor = draw_truth(jax.random.fold_in(key, _TRUTH), d=d, r=r, kappa=kappa, scale=scale, dtype=dtype, live_d=live_d)
+    truth = factor @ factor.T
+    operator = PackedOperator(rows)
+    y = cast(operator, dtype).apply(truth) + jnp.asarray(sigma, dtype) * noise
+    return Instance(operator, jnp.where(live, y, 0), truth, factor)
+
+
+def draw_truth(
+    key: Array, *, d: int, r: Any, kappa: Any = 1.0, scale: Any = 1.0, dtype: Any = jnp.float32, live_d: Any = None
+) -> Float[Array, "d d"]:
+    """A factor U* [d, d] of a random rank-r matrix.
+
+    Uniform eigenvectors, eigenvalues geometric from l_1 to l_1/kappa, ``||U* U*ᵀ||_F = scale``.
+    """
+    live_d = d if live_d is None else live_d
+    columns = jax.vmap(lambda j: jax.random.normal(jax.random.fold_in(key, j), (d,), jnp.float32))(
+        jnp.arange(d, dtype=jnp.uint32)
+    )
+    gaussian = jnp.where(jnp.arange(d)[:, None] < live_d, columns.T, 0).astype(dtype)
+    basis = jnp.linalg.qr(gaussian)[0]  # its first r columns depend on the first r of the Gaussian alone
+    place = jnp.arange(d)
+    wide = jnp.maximum(jnp.asarray(r, dtype) - 1, 1)
+    eigenvalues = jnp.where(place < r, jnp.asarray(kappa, dtype) ** (-place.astype(dtype) / wide), 0)
+    eigenvalues = eigenvalues * (jnp.asarray(scale, dtype) / jnp.linalg.norm(eigenvalues))
+    return basis * jnp.sqrt(eigenvalues)

@@ -1,0 +1,270 @@
+"""One lane's problem.
+
+Measurements and data normalised and padded, starting points drawn, and what both methods do with it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from pruneft.optim import LMConfig, LMResult, levenberg_marquardt
+from pruneft.penalty import group_norms
+from pruneft.pipeline import Penalty
+from pruneft.sensing.operator import Gram, PackedOperator, cast
+
+# Starting columns are keyed by (attempt, start, column) through one integer; the stride is fixed so that padding k
+# moves no key.
+_COLUMN_STRIDE = 1 << 14
+
+
+class Truth(NamedTuple):
+    """What a drawn instance knows and a report compares with: M* [d, d], in the units of the answer, and its rank."""
+
+    matrix: Float[Array, "d d"]
+    rank: Int[Array, ""]
+
+
+class Lane(NamedTuple):
+    """A normalised problem; what is padded is zero.
+
+    Attributes:
+      operator: the measurements as given; their storage dtype may be narrower than y's (drawn ones are exact in
+        float32).
+      gain: what they are divided by wherever they are used, so that ``E (1/n) sum <A_i, X>^2 = ||X||_F^2``. Dividing
+        the stored numbers would round them.
+      fast: the measurements in the dtype and form that training uses (Gram form or a cast copy); None where
+        ``operator`` serves.
+      y: [n], normalised; its dtype is the dtype of fine-tuning and selection.
+      n, d: live measurements and dimensions, as numbers of y's dtype.
+      unit: root mean square of the data as given; ``y`` and ``noise`` are in this unit.
+      scale: the answer is ``M = scale U Uᵀ``: the unit over the gain.
+      noise: sigma of the normalised y; NaN where it is not known.
+      rank: the rank asked for; 0 where it is not known.
+      starts: [attempts, starts, d, k].
+      penalty: the ends of the schedule.
+      truth: where it is known.
+    """
+
+    operator: Any
+    gain: Float[Array, ""]
+    fast: Any
+    y: Float[Array, "n"]
+    n: Float[Array, ""]
+    d: Float[Array, ""]
+    unit: Float[Array, ""]
+    scale: Float[Array, ""]
+    noise: Float[Array, ""]
+    rank: Int[Array, ""]
+    starts: Float[Array, "attempts starts d k"]
+    penalty: Penalty
+    truth: Truth | None
+
+
+class Answer(NamedTuple):
+    """A fitted factor, normalised units.
+
+    Attributes:
+      factor: [d, k], canonical: columns orthogonal, by falling norm, zero beyond ``rank``.
+      rank: number of nonzero columns.
+      columns: columns that pruning left, before parallel ones were merged; 0 where columns were not pruned by norm.
+      rss: residual sum of squares.
+      trace: [steps + 1], RSS along the last refinement, NaN beyond its end.
+    """
+
+    factor: Float[Array, "d k"]
+    rank: Int[Array, ""]
+    columns: Int[Array, ""]
+    rss: Float[Array, ""]
+    trace: Float[Array, "t"]
+
+
+def make_lane(
+    operator: Any,
+    y: Float[Array, "n"],
+    starts: Float[Array, "attempts starts d k"],
+    penalty: Penalty,
+    *,
+    n: Any = None,
+    d: Any = None,
+    sigma: Any = None,
+    rank: Any = 0,
+    truth: Truth | None = None,
+) -> Lane:
+    """Normalise data for the solvers.
+
+    Args:
+      operator: the measurements; rows beyond ``n`` and coordinates beyond ``d`` are zero.
+      y: [n], in the dtype that fine-tuning shall have; zero where padded.
+      starts: starting factors of the normalised problem, in the dtype that training shall have.
+      penalty: of the normalised problem.
+      n, d: live sizes; all of them if not given.
+      sigma: noise standard deviation in units of y; None or NaN if unknown.
+      rank: 0 if unknown.
+      truth: for reports.
+    """
+    dtype, train = y.dtype, starts.dtype
+    n_live = jnp.asarray(operator.n if n is None else n, dtype)
+    d_live = jnp.asarray(operator.d if d is None else d, dtype)
+    gain = operator.gain(n_live, d_live).astype(dtype)
+    # Divided by the largest first: squares of data in extreme units would overflow or vanish.
+    largest = jnp.max(jnp.abs(y))
+    largest = jnp.where(largest > 0, largest, 1)
+    unit = largest * jnp.sqrt(jnp.sum(jnp.square(y / largest)) / n_live)
+    unit = jnp.where(unit > 0, unit, 1)
+    normal = y / unit
+    fast: Any = None
+    if isinstance(operator, PackedOperator) and Gram.pays(operator.n, operator.d):
+        fast = Gram.of(cast(operator, train), (normal * gain).astype(train), (n_live * gain**2).astype(train))
+    elif operator.dtype != train:
+        fast = cast(operator, train)
+    return Lane(
+        operator=operator,
+        gain=gain,
+        fast=fast,
+        y=normal,
+        n=n_live,
+        d=d_live,
+        unit=unit,
+        scale=unit / gain,
+        noise=jnp.asarray(jnp.nan if sigma is None else sigma, dtype) / unit,
+        rank=jnp.asarray(rank, jnp.int32),
+        starts=starts,
+        penalty=penalty,
+        truth=truth,
+    )
+
+
+def draw_starts(
+    key: Array, attempts: int, starts: int, d: int, k: int, *, live_d: Any, live_k: Any, norm: float, dtype: Any
+) -> Float[Array, "attempts starts d k"]:
+    """Gaussian starting factors of Frobenius norm about ``norm``.
+
+    Column by column, so that padding d or k changes no live entry.
+    """
+    place = (
+        jnp.arange(attempts * starts, dtype=jnp.uint32)[:, None] * _COLUMN_STRIDE
+        + jnp.arange(k, dtype=jnp.uint32)[None]
+    )
+    columns = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (d,), jnp.float32))(place.reshape(-1))
+    factor = jnp.swapaxes(columns.reshape(attempts, starts, k, d), -1, -2)
+    live = (jnp.arange(d)[:, None] < live_d) & (jnp.arange(k)[None] < live_k)
+    size = norm / jnp.sqrt(jnp.asarray(live_d, jnp.float32) * jnp.asarray(live_k, jnp.float32))
+    return jnp.where(live, factor * size, 0).astype(dtype)
+
+
+def start(lane: Lane, attempt: Int[Array, ""]) -> Float[Array, "starts d k"]:
+    """The starting factors of an attempt."""
+    return lane.starts[attempt]
+
+
+def gradient(lane: Lane, factor: Float[Array, "starts d k"]) -> Float[Array, "starts d k"]:
+    """Gradient ``4 G U`` of the mean squared error, the starts as rows of matrix products with the shared measurements."""
+    matrix = factor @ jnp.swapaxes(factor, -1, -2)
+    if isinstance(lane.fast, Gram):
+        residual_matrix = lane.fast.residual_matrix(matrix)
+    else:
+        operator = lane.operator if lane.fast is None else lane.fast
+        gain = lane.gain.astype(factor.dtype)
+        errors = operator.apply(matrix) / gain - lane.y.astype(factor.dtype)
+        residual_matrix = operator.adjoint(errors) / (lane.n.astype(factor.dtype) * gain)
+    return 4 * residual_matrix @ factor
+
+
+def residual(lane: Lane, factor: Float[Array, "*starts d r"]) -> Float[Array, "*starts n"]:
+    """``A(U Uᵀ) - y`` in the dtype of y, normalised units; zero at padded measurements."""
+    factor = factor.astype(lane.y.dtype)
+    return cast(lane.operator, lane.y.dtype).apply(factor @ jnp.swapaxes(factor, -1, -2)) / lane.gain - lane.y
+
+
+def residual_matrix(lane: Lane, factor: Float[Array, "d r"]) -> Float[Array, "d d"]:
+    """``G = (1/n) sum e_i sym(A_i)`` in the dtype of y, normalised units."""
+    return cast(lane.operator, lane.y.dtype).adjoint(residual(lane, factor)) / (lane.n * lane.gain)
+
+
+def rss(lane: Lane, factor: Float[Array, "*starts d r"]) -> Float[Array, "*starts"]:
+    """Residual sum of squares, normalised units."""
+    return jnp.sum(jnp.square(residual(lane, factor)), axis=-1)
+
+
+def fit(lane: Lane, factors: Float[Array, "starts d r"], config: LMConfig) -> LMResult:
+    """Levenberg-Marquardt from every start, all sharing the data.
+
+    ``x`` of the result is [starts, d r], ``rss`` is ||A(U Uᵀ) - y||².
+    """
+    operator = cast(lane.operator, lane.y.dtype)
+    shape = factors.shape[1:]
+    # Residual and Jacobian both by root n, so that the damping means the same at every n.
+    root = jnp.sqrt(lane.n)
+
+    def errors(x: Array) -> Array:
+        factor = x.reshape(shape)
+        return (operator.apply(factor @ factor.T) / lane.gain - lane.y) / root
+
+    def slopes(x: Array) -> Array:
+        return operator.jacobian(x.reshape(shape)).reshape(operator.n, -1) / (root * lane.gain)
+
+    run: Callable[[Array], LMResult] = functools.partial(levenberg_marquardt, errors, slopes, config=config)
+    result = jax.vmap(run)(factors.astype(lane.y.dtype).reshape(factors.shape[0], -1))
+    return result._replace(rss=result.rss * lane.n, trace=result.trace * lane.n)
+
+
+def canonical(factor: Float[Array, "d r"], *, merge: float, limit: Int[Array, ""] | None = None) -> tuple[Array, Array]:
+    """``V S`` of the singular value decomposition, singular values below ``merge`` times the largest dropped: (factor, rank).
+
+    Surplus columns that share an eigen-direction are merged by it. ``limit`` (0: none) bounds the rank.
+    """
+    left, values, _ = jnp.linalg.svd(jnp.where(jnp.isfinite(factor), factor, 0), full_matrices=False)
+    keep = (values > merge * values[0]) & (values > 0)
+    if limit is not None:
+        keep &= (jnp.arange(values.shape[0]) < limit) | (limit <= 0)
+    return left * jnp.where(keep, values, 0), jnp.sum(keep, dtype=jnp.int32)
+
+
+def pad_columns(factor: Float[Array, "... d r"], width: int) -> Float[Array, "... d k"]:
+    """Zero columns appended (or surplus ones cut) up to ``width``."""
+    missing = width - factor.shape[-1]
+    if missing <= 0:
+        return factor[..., :width]
+    return jnp.concatenate([factor, jnp.zeros((*factor.shape[:-1], missing), factor.dtype)], axis=-1)
+
+
+def finite(factor: Float[Array, "*starts d k"]) -> Bool[Array, "*starts"]:
+    """Whether a factor has no NaN and no infinity."""
+    return jnp.all(jnp.isfinite(factor), axis=(-1, -2))
+
+
+def largest_columns(factor: Float[Array, "*starts d k"], width: int) -> Float[Array, "*starts d w"]:
+    """The ``width`` columns of largest norm, by falling norm."""
+    order = jnp.argsort(-group_norms(factor), axis=-1)[..., :width]
+    return jnp.take_along_axis(factor, order[..., None, :], axis=-1)
+
+
+def sigma_estimate(lane: Lane, answer: Answer) -> Float[Array, ""]:
+    """``sqrt(RSS / (n - dof))`` in units of y; NaN where nothing is left to estimate it from."""
+    left = lane.n - lane.operator.dof(answer.rank.astype(lane.n.dtype), lane.d)
+    return jnp.where(left > 0, lane.unit * jnp.sqrt(answer.rss / jnp.where(left > 0, left, 1)), jnp.nan)
+
+
+def report(lane: Lane, answer: Answer, status: Int[Array, ""], steps: Int[Array, ""]) -> dict[str, Array]:
+    """The scalars that both methods report.
+
+    ``error`` is relative to ``truth`` in Frobenius norm where the truth is known.
+    """
+    values = {
+        "status": status.astype(jnp.int32),
+        "rank": answer.rank,
+        "columns": answer.columns,
+        "residual": jnp.sqrt(answer.rss / lane.n),
+        "sigma_estimate": sigma_estimate(lane, answer),
+        "steps": steps,
+    }
+    if lane.truth is not None:
+        estimate = lane.scale * (answer.factor @ answer.factor.T)
+        values["error"] = jnp.linalg.norm(estimate - lane.truth.matrix) / jnp.linalg.norm(lane.truth.matrix)
+    return values

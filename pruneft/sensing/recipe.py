@@ -1,0 +1,125 @@
+"""The measured constants of matrix sensing, in one place, each with where it comes from.
+
+All are for the normalised problem (measurements of unit gain, mean y² = 1), so nothing needs retuning when data change
+their units. None is from the published algorithm (Rajaraman et al. 2023, arXiv:2303.11453), which leaves them open;
+they were measured by us on Gaussian designs with d from 10 to 32, r from 1 to d/2 and n from 1.05 to 5 times the
+degrees of freedom.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pruneft.optim import LMConfig
+from pruneft.pipeline import Anneal
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneRecipe:
+    """Column pruning by norm after full training: the published method, with our schedule, attempts and Levenberg-Marquardt.
+
+    Attributes:
+      anneal: the training phase.
+      attempts: steps of each attempt. The first solves 79 percent of a grid of n/dof from 1.05 to 3 at d = 16; longer
+        ones are for the transition.
+      share: noiseless: keep columns above this share of the largest norm.
+      noisy_share: with noise: above this share and above 2 sqrt(beta_end).
+      noise_edge: with sigma known the last threshold on residual eigenvalues is so many times the noise edge sigma
+        sqrt(2d/n); half as much left surplus columns, twice as much lost weak ones at condition number 10.
+      gate: relative residual above which a pruned factor is not worth fine-tuning (noise is added to it).
+      accept: relative residual below which a fit is exact.
+      discrepancy: with sigma known a fit is accepted when its RSS is below this many standard deviations above what
+        noise alone gives.
+      margin: a rank is admissible when n is at least this many times its degrees of freedom; excludes exact fits of too
+        high a rank.
+      merge: singular values of the fine-tuned factor below this share of the largest are dropped (surplus parallel
+        columns).
+      criterion: c in ``log(RSS/n) - c log(1 - dof/n)``; 2 is generalised cross validation, which overfits.
+      taus: sigma unknown: last thresholds tried, each from ``tau_starts`` starts of ``tau_steps`` steps; the least
+        criterion wins.
+      tau_share: the share for them.
+      lm: Levenberg-Marquardt.
+    """
+
+    anneal: Anneal = field(default_factory=Anneal)
+    attempts: tuple[int, ...] = (500, 1000, 2000, 4000, 4000)
+    share: float = 0.05
+    noisy_share: float = 0.1
+    noise_edge: float = 1.0
+    gate: float = 0.02
+    accept: float = 1e-4
+    discrepancy: float = 3.0
+    margin: float = 1.03
+    merge: float = 0.03
+    criterion: float = 3.0
+    taus: tuple[float, ...] = (0.2, 0.07, 0.02, 0.007, 0.002, 0.0005, 1e-5)
+    tau_starts: int = 4
+    tau_steps: int = 2000
+    tau_share: float = 0.07
+    lm: LMConfig = field(default_factory=LMConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathRecipe:
+    """Short anneal, scan over ranks, edge rule: needs no rank, no noise level, and far fewer steps. Ours, not published.
+
+    Attributes:
+      anneal: the training phase (needs no final noise threshold).
+      starts: random starts that share the data.
+      attempts: steps of the anneal in each round; a rejected round is followed by the next, with fresh starts.
+      margin: ranks are scanned while n is at least this many times their degrees of freedom.
+      safe_margin: a rank that does not fit exactly is trusted only above this margin, unless nothing else is left.
+      exact: mean squared normalised residual of an exact fit.
+      beyond: how many ranks past the best so far are scanned.
+      agree: starts whose RSS lies within this share of the best agree with it.
+      doubtful: above this predicted relative error the unsafe candidates are compared too.
+      limit: above this predicted relative error the answer is rejected.
+      score_gap, edge_ratio: below either, the rank is called uncertain.
+      lm: Levenberg-Marquardt for each rank and start.
+    """
+
+    anneal: Anneal = field(default_factory=Anneal)
+    starts: int = 4
+    attempts: tuple[int, ...] = (150, 300)
+    margin: float = 1.03
+    safe_margin: float = 1.15
+    exact: float = 1e-8
+    beyond: int = 3
+    agree: float = 0.02
+    doubtful: float = 0.2
+    limit: float = 0.15
+    score_gap: float = 0.2
+    edge_ratio: float = 2.0
+    lm: LMConfig = field(default_factory=LMConfig)
+
+
+class Schedule(NamedTuple):
+    """Ends of the annealed penalty of the normalised problem, in the order of `pruneft.pipeline.Penalty`."""
+
+    lam_start: float
+    lam_end: float
+    beta_start: float
+    beta_end: float
+
+
+def schedule(
+    anneal: Anneal, *, lam: float | None = None, beta: float | None = None, threshold: float | None = None
+) -> Schedule:
+    """The annealed penalty with the ends that were asked for.
+
+    Args:
+      anneal: the recipe.
+      lam: last weight; 0 trains without the penalty; the recipe's (or that of ``threshold``) if not given.
+      beta: last smoothing; the recipe's if not given.
+      threshold: the eigenvalue of the residual below which no column shall grow at the end, which sets ``lam = 2
+        sqrt(beta) threshold``.
+    """
+    beta_end = anneal.beta_end if beta is None else beta
+    lam_end = anneal.lam_end if lam is None else lam
+    if lam is None and threshold is not None:
+        lam_end = max(lam_end, 2 * math.sqrt(beta_end) * threshold)
+    # Without a penalty both ends are zero; with one the weight never rises along the way.
+    lam_start = max(anneal.lam_start, lam_end) if lam_end > 0 else 0.0
+    return Schedule(lam_start, lam_end, max(anneal.beta_start, beta_end), beta_end)

@@ -1,0 +1,307 @@
+"""`recover`: the call for somebody with data."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pruneft.penalty import check_beta, group_norms
+from pruneft.pipeline import FirstOrder, OptimizerOrFactory, Penalty, PipelineState
+from pruneft.prune import keep_share
+from pruneft.sensing import lane as lanes
+from pruneft.sensing import theory
+from pruneft.sensing.column_pruning import column_pruning
+from pruneft.sensing.operator import PackedOperator, cast
+from pruneft.sensing.problem import Problem
+from pruneft.sensing.rank_path import rank_path
+from pruneft.sensing.recipe import PathRecipe, PruneRecipe, schedule
+from pruneft.sensing.result import Recovery
+from pruneft.status import Status
+from pruneft.trial import Trial, run
+
+Recipe = PruneRecipe | PathRecipe
+_HISTORY_STEPS = 25  # training steps between two entries of the history
+
+
+def recover(
+    problem: Problem,
+    *,
+    k: int | None = None,
+    rank: int | None = None,
+    sigma: float | None = None,
+    weights: Any = None,
+    init: Any = None,
+    method: Literal["path", "prune"] = "path",
+    lam: float | None = None,
+    beta: float | None = None,
+    seed: int = 0,
+    dtype: Any = None,
+    optimizer: OptimizerOrFactory | None = None,
+    finetune: FirstOrder | None = None,
+    recipe: Recipe | None = None,
+) -> Recovery:
+    """Recover a symmetric positive semidefinite low-rank M from linear measurements ``y_i = <A_i, M> + noise``.
+
+    Scale-equivariant: multiplying y by c > 0 multiplies M̂ by c, with no constant to retune.
+
+    Args:
+      problem: measurements and data.
+      k: columns trained, from ``rank`` up; d if not given.
+      rank: the rank, if it is known; found otherwise.
+      sigma: noise standard deviation in units of y, if it is known (0 for none). ``path`` does not need it and does not
+        use it; ``prune`` stops at the first attempt that explains the data to within it, and otherwise compares fits at
+        a grid of thresholds.
+      weights: [n] non-negative; measurement i counts ``weights[i]`` times (1/variance for noise of unequal size; sigma
+        is then that of weight 1).
+      init: [d, k] factor to start the first attempt from, in units of the answer; random if not given.
+      method: ``"path"``, a short anneal with a scan over ranks and the edge rule (ours, needs neither rank nor noise
+        level), or ``"prune"``, training to the end and pruning by column norm (the published method with our recipe).
+      lam, beta: last penalty weight and smoothing, for data normalised to mean y² = 1; the recipe's if not given.
+        ``lam=0`` trains without the penalty.
+      seed: of the random starts.
+      dtype: of fine-tuning and selection; that of y if not given. Training runs in float32.
+      optimizer: for training: an optax transformation, or a function of the number of steps that makes one.
+      finetune: `pruneft.FirstOrder` to fine-tune by an optax optimiser (method ``prune``); Levenberg-Marquardt if not
+        given.
+      recipe: constants of one's own: a `PathRecipe` or `PruneRecipe`, as the method wants.
+
+    Returns:
+      A `Recovery`: the factor, its rank, a status that says plainly whether it may be used, and histories.
+
+    Raises:
+      ValueError: an argument makes no sense; the message says what was expected, what came and what to do.
+
+    Example:
+      >>> import jax
+      >>> from pruneft import Problem, recover
+      >>> from pruneft.sensing import draw_instance
+      >>> drawn = draw_instance(jax.random.key(0), n=60, d=16, r=2)
+      >>> result = recover(Problem(drawn.operator, drawn.y))
+      >>> result.rank, result.ok
+      (2, True)
+    """
+    operator, d, n = problem.operator, problem.operator.d, problem.operator.n
+    k = d if k is None else k
+    recipe = _recipe(method, recipe)
+    _check(method=method, d=d, k=k, rank=rank, sigma=sigma, lam=lam, beta=beta, finetune=finetune)
+    y = _in_dtype(problem.y, dtype)
+    if weights is not None:
+        operator, y = _weighted(operator, y, weights)
+
+    noise_known = sigma is not None
+    unit = float(_unit(np.asarray(y, np.float64)))
+    relative_noise = sigma / unit if sigma else 0.0
+    attempts, starts = _starts(recipe, noise_known)
+    begin = lanes.draw_starts(
+        jax.random.key(seed),
+        attempts,
+        starts,
+        d,
+        k,
+        live_d=d,
+        live_k=k,
+        norm=recipe.anneal.start_norm,
+        dtype=jnp.float32,
+    )
+    lane = lanes.make_lane(
+        operator,
+        y,
+        begin,
+        _penalty(recipe, noise_known, lam, beta, theory.noise_edge(n, d, relative_noise)),
+        sigma=sigma,
+        rank=0 if rank is None else rank,
+    )
+    if init is not None:
+        lane = lane._replace(starts=begin.at[0, 0].set(_normalised_init(init, (d, k), float(lane.scale))))
+
+    trial = _trial(method, recipe, noise_known, k, d, optimizer, finetune)
+    history = _History(recipe)
+    state: PipelineState = run(trial, lane, segment_steps=_HISTORY_STEPS, record=history)
+    report = {name: value.item() for name, value in jax.jit(trial.report)(lane, state).items()}
+    answer = state.memory.best
+    found = int(answer.rank)
+    scale = float(lane.scale)
+    trace = np.asarray(answer.trace, np.float64)
+    return Recovery(
+        U=np.asarray(answer.factor[:, :found]) * math.sqrt(scale),
+        status=Status(report["status"]),
+        residual=report["residual"],
+        sigma_estimate=report["sigma_estimate"],
+        predicted_error=report.get("predicted_error", math.nan),
+        columns=report["columns"],
+        steps=report["steps"],
+        method=method,
+        dtype=str(y.dtype),
+        history=history.arrays(math.sqrt(scale)) | {"finetune": np.sqrt(trace[np.isfinite(trace)] / n)},
+    )
+
+
+def _recipe(method: str, recipe: Recipe | None) -> Recipe:
+    kinds: dict[str, type] = {"path": PathRecipe, "prune": PruneRecipe}
+    if method not in kinds:
+        raise ValueError(f"method must be 'path' or 'prune': got {method!r}.")
+    if recipe is None:
+        return PathRecipe() if method == "path" else PruneRecipe()
+    if not isinstance(recipe, kinds[method]):
+        raise ValueError(f"method {method!r} takes a {kinds[method].__name__}: got a {type(recipe).__name__}.")
+    return recipe
+
+
+def _check(
+    *,
+    method: str,
+    d: int,
+    k: Any,
+    rank: Any,
+    sigma: float | None,
+    lam: float | None,
+    beta: float | None,
+    finetune: FirstOrder | None,
+) -> None:
+    for name, value in (("k (columns trained)", k), ("rank", 1 if rank is None else rank)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1: got {value!r}.")
+    if rank is not None and rank > d:
+        raise ValueError(f"rank must not exceed d (ambient dimension): got rank={rank}, d={d}.")
+    if rank is not None and k < rank:
+        raise ValueError(
+            f"k (columns trained) must be at least the rank: got k={k}, rank={rank}. Raise k, or lower rank."
+        )
+    for name, number in (("sigma (noise standard deviation)", sigma), ("lam (penalty weight)", lam)):
+        if number is not None and not (math.isfinite(number) and number >= 0):
+            raise ValueError(f"{name} must be finite and not negative: got {number}.")
+    if beta is not None:
+        check_beta(beta)
+        if not math.isfinite(beta):
+            raise ValueError(f"beta (smoothing of the group norm) must be finite: got {beta}.")
+    if finetune is not None and method == "path":
+        raise ValueError(
+            "the rank path refines by Levenberg-Marquardt only: use method='prune' to fine-tune by an optax optimiser."
+        )
+
+
+def _in_dtype(y: Any, dtype: Any) -> jax.Array:
+    if dtype is None:
+        array = jnp.asarray(y)
+        return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.float32)
+    wanted = np.dtype(dtype)
+    if wanted not in (np.dtype("float32"), np.dtype("float64")):
+        raise ValueError(f"dtype must be float32 or float64: got {wanted}.")
+    if wanted == np.float64 and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        raise ValueError(
+            "dtype float64 needs JAX's 64-bit mode: call jax.config.update('jax_enable_x64', True) first, or ask for float32."
+        )
+    return jnp.asarray(y, wanted)
+
+
+def _weighted(operator: Any, y: jax.Array, weights: Any) -> tuple[Any, jax.Array]:
+    array = np.asarray(weights, np.float64)
+    if array.shape != y.shape:
+        raise ValueError(f"weights must have one entry per measurement, shape {y.shape}: got {array.shape}.")
+    if not np.all(np.isfinite(array)) or np.any(array < 0) or not np.any(array):
+        raise ValueError("weights must be finite and not negative, and not all zero.")
+    if not isinstance(operator, PackedOperator):
+        raise ValueError(f"weights need an operator that can scale its measurements: got {type(operator).__name__}.")
+    root = jnp.asarray(np.sqrt(array), y.dtype)
+    return cast(operator, y.dtype).scaled(root), y * root
+
+
+def _unit(y: np.ndarray) -> np.floating[Any]:
+    largest = np.max(np.abs(y))
+    return largest * np.sqrt(np.mean(np.square(y / largest)))
+
+
+def _starts(recipe: Recipe, noise_known: bool) -> tuple[int, int]:
+    """Attempts, and starts of each."""
+    if isinstance(recipe, PathRecipe):
+        return len(recipe.attempts), recipe.starts
+    return (len(recipe.attempts), 1) if noise_known else (1, len(recipe.taus) * recipe.tau_starts)
+
+
+def _penalty(recipe: Recipe, noise_known: bool, lam: float | None, beta: float | None, edge: float) -> Penalty:
+    thresholds: list[float | None]
+    if isinstance(recipe, PathRecipe):
+        thresholds = [None]
+    elif noise_known:
+        thresholds = [recipe.noise_edge * edge]
+    else:
+        thresholds = [tau for tau in recipe.taus for _ in range(recipe.tau_starts)]
+    ends = [schedule(recipe.anneal, lam=lam, beta=beta, threshold=threshold) for threshold in thresholds]
+    return Penalty(*(jnp.asarray(values, jnp.float32).reshape(-1, 1, 1) for values in zip(*ends, strict=True)))
+
+
+def _normalised_init(init: Any, shape: tuple[int, int], scale: float) -> jax.Array:
+    array = np.asarray(init, np.float64)
+    if array.shape != shape:
+        raise ValueError(
+            f"init must be a factor of shape [d, k] = {list(shape)}: got {list(array.shape)}. Pass k={array.shape[-1:]} if that is meant."
+        )
+    if not np.all(np.isfinite(array)):
+        raise ValueError("init must be finite.")
+    return jnp.asarray(array / math.sqrt(scale), jnp.float32)
+
+
+@functools.lru_cache(maxsize=32)
+def _trial(
+    method: str,
+    recipe: Recipe,
+    noise_known: bool,
+    k: int,
+    d: int,
+    optimizer: OptimizerOrFactory | None,
+    finetune: FirstOrder | None,
+) -> Trial:
+    """One Trial object per configuration, so that its compiled programs are found again by the next call."""
+    if isinstance(recipe, PathRecipe):
+        pipeline = rank_path(recipe, width=min(k, d), optimizer=optimizer)
+    else:
+        pipeline = column_pruning(recipe, noise_known=noise_known, width=k, optimizer=optimizer, finetune=finetune)
+    return pipeline.trial(_not_drawn)
+
+
+def _not_drawn(key: Any, inputs: Any) -> Any:
+    raise TypeError("this trial works on data that were given, not drawn")
+
+
+class _History:
+    """Collects what a Recovery keeps of the way; called between segments."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        share = recipe.share if isinstance(recipe, PruneRecipe) else PruneRecipe().share
+        self._look = _snapshot(share)
+        self._rows: list[dict[str, np.ndarray]] = []
+
+    def __call__(self, lane: lanes.Lane, state: PipelineState) -> None:
+        row = {name: np.asarray(value) for name, value in self._look(lane, state).items()}
+        # A stage call takes no step: what it did stands in the refinement's own trace.
+        if not self._rows or row["step"] > self._rows[-1]["step"]:
+            self._rows.append(row)
+
+    def arrays(self, unit: float) -> dict[str, np.ndarray]:
+        columns = {name: np.stack([row[name] for row in self._rows]) for name in (self._rows[0] if self._rows else ())}
+        if "column_norms" in columns:
+            columns["column_norms"] = columns["column_norms"] * unit
+        return columns
+
+
+@functools.lru_cache(maxsize=8)
+def _snapshot(share: float) -> Any:
+    def look(lane: lanes.Lane, state: PipelineState) -> dict[str, jax.Array]:
+        errors = jnp.sqrt(lanes.rss(lane, state.factor) / lane.n)
+        best = jnp.argmin(jnp.where(jnp.isfinite(errors), errors, jnp.inf))
+        norms = group_norms(state.factor)[best]
+        return {
+            "step": state.steps,
+            "attempt": state.attempt,
+            "phase": state.phase,
+            "residual": errors[best],
+            "columns": jnp.sum(keep_share(norms, share)),
+            "column_norms": norms,
+        }
+
+    return jax.jit(look)

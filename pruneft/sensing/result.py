@@ -1,0 +1,153 @@
+"""What `recover` returns, and its form on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pruneft.status import Status, is_ok, message
+
+_FORMAT = 1
+_SCALARS = ("status", "residual", "sigma_estimate", "predicted_error", "columns", "steps", "method", "dtype")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovery:
+    """A recovered matrix ``M̂ = U Uᵀ``.
+
+    Attributes:
+      U: [d, rank], canonical: orthogonal columns ``sqrt(l_i) v_i`` by falling norm. In units of sqrt(y / A).
+      status: how it ended; ``ok`` and ``message`` follow from it.
+      residual: relative, ``||A(M̂) - y|| / ||y||``.
+      sigma_estimate: noise standard deviation ``sqrt(RSS / (n - dof))`` in units of y; NaN where n <= dof.
+      predicted_error: relative Frobenius error to expect if the rank is right; infinite where it cannot be predicted.
+        Method ``path``; else NaN.
+      columns: columns that pruning by norm left, before parallel ones were merged (method ``prune``; 0 otherwise).
+      steps: training and first-order fine-tuning steps over all attempts.
+      history: named arrays: ``step`` [t], ``attempt``, ``phase`` (`pruneft.pipeline.Phase`), ``residual`` (relative, of
+        the best start), ``columns`` (above the pruning threshold) and ``column_norms`` [t, k] (of the best start, in
+        units of U) along the training, and ``finetune`` [iterations + 1], the relative residual along the last
+        refinement of the chosen fit.
+      method, dtype: what computed it.
+    """
+
+    U: np.ndarray
+    status: Status
+    residual: float
+    sigma_estimate: float
+    predicted_error: float
+    columns: int
+    steps: int
+    method: str
+    dtype: str
+    history: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @property
+    def rank(self) -> int:
+        """The rank found."""
+        return self.U.shape[1]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the answer may be used."""
+        return is_ok(self.status)
+
+    @property
+    def message(self) -> str:
+        """What the status means and what to do about it."""
+        return message(self.status)
+
+    @property
+    def eigenvalues(self) -> np.ndarray:
+        """[rank] nonzero eigenvalues of M̂, falling."""
+        return np.sum(np.square(self.U), axis=0)
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """[d, d], M̂."""
+        return self.U @ self.U.T
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write an .npz file: array ``U`` [d, rank], ``eigenvalues``, the scalars and the histories. Whole or not at all.
+
+        Raises:
+          OSError: the file cannot be written; whatever stood there before is untouched.
+        """
+        target = Path(path)
+        if target.suffix != ".npz":
+            target = target.with_name(target.name + ".npz")
+        scalars = {name: getattr(self, name) for name in _SCALARS} | {"format": _FORMAT, "status": int(self.status)}
+        arrays = {f"history_{name}": values for name, values in self.history.items()}
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(
+                    file,
+                    allow_pickle=False,
+                    U=self.U,
+                    eigenvalues=self.eigenvalues,
+                    scalars=np.array(json.dumps(scalars)),
+                    **arrays,
+                )
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Recovery:
+        """Read what `save` wrote.
+
+        Raises:
+          ValueError: the file is not one, or of another format.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # zipfile, format and dtype errors of every kind mean one thing here
+            raise ValueError(f"{path} is not a saved recovery (an .npz that Recovery.save wrote): {error}") from error
+        if "scalars" not in arrays or "U" not in arrays:
+            raise ValueError(
+                f"{path} is not a saved recovery: it holds {', '.join(arrays) or 'nothing'}, expected U and scalars."
+            )
+        scalars: dict[str, Any] = json.loads(str(arrays["scalars"]))
+        if scalars.pop("format", None) != _FORMAT:
+            raise ValueError(f"{path} has another format than {_FORMAT}: it was saved by another version of pruneft.")
+        scalars["status"] = Status(scalars["status"])
+        history = {
+            name.removeprefix("history_"): values for name, values in arrays.items() if name.startswith("history_")
+        }
+        return cls(U=arrays["U"], history=history, **scalars)
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the arrays of size d and the histories, as JSON-able values; what is not finite is None."""
+        values = {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("U", "history", "status")
+        }
+        clean = {name: (None if isinstance(v, float) and not np.isfinite(v) else v) for name, v in values.items()}
+        return {
+            "status": self.status.name.lower(),
+            "ok": self.ok,
+            "message": self.message,
+            "rank": self.rank,
+            "eigenvalues": [float(v) for v in self.eigenvalues],
+            **clean,
+        }
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

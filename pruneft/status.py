@@ -1,0 +1,74 @@
+"""One int32 code per lane, and the sentence that says what it means and what to do.
+
+A lane never raises and never lies: whatever happened to it, it ends with one of these codes. They are plain integers,
+so they pass through ``jit`` and ``vmap``, and they are what a ledger stores; their numbers therefore never change their
+meaning.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """How a lane ended. ``is_ok`` says which of them a user may build on."""
+
+    RUNNING = 0
+    CONVERGED = 1
+    RANK_UNCERTAIN = 2
+    BUDGET_SPENT = 3
+    NOT_FINITE = 4
+    PRUNED_TO_NOTHING = 5
+    REJECTED = 6
+    NOT_IDENTIFIABLE = 7
+
+
+_OK = frozenset({Status.CONVERGED, Status.RANK_UNCERTAIN})
+
+_MESSAGES = {
+    Status.RUNNING: "still running: the state was read before the trial had finished.",
+    Status.CONVERGED: "converged: the data are explained at the rank that was found.",
+    Status.RANK_UNCERTAIN: (
+        "recovered, rank uncertain: the fit is good, but a component near the noise edge may be missing or surplus. "
+        "More measurements, or rank=..., would settle it."
+    ),
+    Status.BUDGET_SPENT: (
+        "step budget spent: no attempt explained the data at an identifiable rank. "
+        "Take more measurements (n/dof above about 1.2), or give more attempts or steps."
+    ),
+    Status.NOT_FINITE: (
+        "not finite: every attempt overflowed or met NaN. Lower the learning rate, or look for extreme values in the data."
+    ),
+    Status.PRUNED_TO_NOTHING: (
+        "pruned to nothing: no column was left above the threshold. Lower lam, lower the threshold, or check that y is not pure noise."
+    ),
+    Status.REJECTED: (
+        "rejected: the starts do not agree, or the predicted error exceeds 15 percent. Do not use this answer; take more "
+        "measurements, or give more seeds and steps."
+    ),
+    Status.NOT_IDENTIFIABLE: (
+        "not identifiable: even rank 1 has too many degrees of freedom for this number of measurements. Take more measurements."
+    ),
+}
+
+
+def is_ok(status: int) -> bool:
+    """Whether an answer with this status may be used (`CONVERGED` or `RANK_UNCERTAIN`).
+
+    Args:
+      status: a concrete status code, not a traced one.
+    """
+    return int(status) in _OK
+
+
+def message(status: int) -> str:
+    """What a status means and what to do about it, in one or two sentences.
+
+    Raises:
+      ValueError: no status has this code.
+    """
+    try:
+        return _MESSAGES[Status(int(status))]
+    except ValueError:
+        known = ", ".join(f"{s.value} {s.name}" for s in Status)
+        raise ValueError(f"unknown status code {status}; known are {known}.") from None
