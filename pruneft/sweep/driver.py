@@ -6,7 +6,7 @@ Plan, lanes, ledger. The inside of this file may be replaced; what it promises i
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +47,7 @@ def sweep(
     *,
     dtype: str = "float64",
     lanes: int = _LANES,
+    remarks: Mapping[str, Any] | None = None,
     on_plan: Callable[[int, int, int], None] | None = None,
     on_rows: Callable[[Sequence[Row]], None] | None = None,
 ) -> Swept:
@@ -58,6 +59,7 @@ def sweep(
       run_dir: the run's directory, made if needed; one process at a time may write to it.
       dtype: of data, fine-tuning and selection: "float64" (needs JAX's 64-bit mode) or "float32".
       lanes: trials side by side at most.
+      remarks: kept in the ledger's manifest beside versions and machine.
       on_plan: called once with (planned trials, stored ones, buckets).
       on_rows: called after rows were stored.
 
@@ -77,7 +79,7 @@ def sweep(
     directory = Path(run_dir)
     new = 0
     with hold(directory), Ledger.open(directory / LEDGER_NAME) as ledger:
-        ledger.begin(code_of(experiment, {"dtype": dtype}), experiment.name, manifest(dtype))
+        ledger.begin(code_of(experiment, {"dtype": dtype}), experiment.name, {**manifest(dtype), **(remarks or {})})
         todo = ledger.missing(planned, grid.seeds)
         tasks = plan(experiment, todo)
         total = len(planned) * grid.seeds

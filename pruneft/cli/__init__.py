@@ -1,0 +1,56 @@
+"""The `pruneft` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from pruneft.cli._common import OK, USAGE, CommandError, say
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code.
+
+    0: done; 1: done, but the answer is not to be used; 2: an error, said in one line on stderr; 130: interrupted.
+    """
+    from pruneft.cli._parser import parse
+
+    try:
+        return parse(list(sys.argv[1:] if arguments is None else arguments))
+    except CommandError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        say("pruneft: interrupted; what was finished is kept, and the same command goes on from there.")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except MemoryError:
+        return _fail("out of memory: choose smaller n, d or k, or fewer --lanes.")
+    except Exception as error:  # the last stop before the user: one line, never a traceback
+        if os.environ.get("PRUNEFT_TRACEBACK"):
+            traceback.print_exc()
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        return _fail(
+            first
+            if _is_expected(error)
+            else f"{type(error).__name__}: {first} (set PRUNEFT_TRACEBACK=1 for the traceback)"
+        )
+
+
+def _is_expected(error: Exception) -> bool:
+    from pruneft.sweep import LedgerError
+
+    return isinstance(error, ValueError | OSError | LedgerError | ImportError)
+
+
+def _fail(text: str) -> int:
+    say("pruneft: error: " + " ".join(text.split()))
+    return USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

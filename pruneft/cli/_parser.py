@@ -1,0 +1,199 @@
+"""The command line: commands, flags, and how a user's experiment brings its own."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from typing import Any, NoReturn
+
+from pruneft.cli import _recover, _show, _sweep
+from pruneft.cli._common import DTYPES, CommandError
+from pruneft.trial import Experiment
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors as one line, without the usage text before it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise CommandError(f"{message} (see {self.prog} --help)")
+
+
+def parse(arguments: list[str]) -> int:
+    """Parse and run."""
+    experiment = _sweep.experiment_of(arguments[1:]) if arguments[:1] == ["sweep"] else None
+    options, unknown = _parser(experiment).parse_known_args(arguments)
+    if unknown:
+        raise CommandError(_unknown(unknown[0], arguments[0], experiment))
+    code: int = options.run_command(options)
+    return code
+
+
+def _unknown(word: str, command: str, experiment: Experiment | None) -> str:
+    name = word.partition("=")[0]
+    known = ["--" + axis.name.replace("_", "-") for axis in experiment.axes] if experiment is not None else []
+    known += [
+        "--seeds",
+        "--run",
+        "--runs-dir",
+        "--config",
+        "--dtype",
+        "--method",
+        "--sigma",
+        "--rank",
+        "--out",
+        "--json",
+        "--quiet",
+    ]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"unknown argument {word}: {hint}see pruneft {command} --help"
+
+
+def _parser(experiment: Experiment | None) -> argparse.ArgumentParser:
+    from pruneft import __version__
+
+    parser = _Parser(
+        prog="pruneft", description="Over-parameterise, regularise, prune, fine-tune: low-rank matrix sensing."
+    )
+    parser.add_argument("--version", action="version", version=f"pruneft {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    _add_recover(commands)
+    _add_sweep(commands, experiment)
+    _add_plot(commands)
+    _add_runs(commands)
+    _add_reproduce(commands)
+    return parser
+
+
+def _add_recover(commands: Any) -> None:
+    parser = commands.add_parser(
+        "recover",
+        help="recover a matrix from a file of measurements, or from a drawn instance",
+        description="Recover a low-rank positive semidefinite M from y_i = <A_i, M> + noise. Exit code 1 if the answer is not to be used.",
+    )
+    parser.add_argument(
+        "file",
+        nargs="?",
+        metavar="FILE.npz",
+        help="arrays A, n x d x d or packed n x d(d+1)/2, and y, n; draws one if left out",
+    )
+    drawn = parser.add_argument_group("a drawn instance instead of a file")
+    drawn.add_argument("--n", type=int, help="measurements")
+    drawn.add_argument("--d", type=int, help="ambient dimension")
+    drawn.add_argument("--r", type=int, help="true rank")
+    drawn.add_argument("--kappa", type=float, help="condition number of the truth (1)")
+    drawn.add_argument("--scale", type=float, help="Frobenius norm of the truth (1)")
+    method = parser.add_argument_group("the method")
+    method.add_argument(
+        "--method", choices=("path", "prune"), default="path", help="rank path (default), or pruning by column norm"
+    )
+    method.add_argument("--k", type=int, help="columns trained (d)")
+    method.add_argument("--rank", type=int, help="the rank, if it is known")
+    method.add_argument(
+        "--sigma", type=float, help="noise standard deviation: of the drawn instance, or of the file's data if known"
+    )
+    method.add_argument(
+        "--lam", type=float, help="last penalty weight, normalised problem (the recipe's); 0 trains without the penalty"
+    )
+    method.add_argument("--beta", type=float, help="last smoothing, normalised problem (the recipe's)")
+    method.add_argument("--seed", type=int, default=0, help="of the instance and of the random starts (0)")
+    parser.add_argument("--out", metavar="FILE.npz", help="keep the factor U [d, rank], eigenvalues and histories")
+    _add_output(parser)
+    _add_dtype(parser)
+    parser.set_defaults(run_command=_recover.run)
+
+
+def _add_sweep(commands: Any, experiment: Experiment | None) -> None:
+    parser = commands.add_parser(
+        "sweep",
+        help="run a grid of trials and draw its phase diagram",
+        description="Run every trial of a grid that the run does not hold yet. A run that was stopped, or is given a wider grid, goes on.",
+    )
+    parser.add_argument(
+        "experiment", nargs="?", metavar="EXPERIMENT", help="recovery (default), or module:object for your own"
+    )
+    parser.add_argument(
+        "--config", metavar="FILE.toml", help="experiment, run, seeds and a table [grid]; flags go over it"
+    )
+    parser.add_argument("--run", metavar="NAME", help="name of the run (the experiment's)")
+    _add_runs_dir(parser)
+    parser.add_argument("--seeds", type=int, help="trials per cell")
+    parser.add_argument("--lanes", type=int, default=8, help="trials side by side at most (8)")
+    _add_output(parser)
+    _add_dtype(parser)
+    if experiment is not None:
+        axes = parser.add_argument_group(
+            f"axes of {experiment.name}", "comma-separated values, or start:stop:count for evenly spaced ones"
+        )
+        for axis in experiment.axes:
+            default = experiment.default_grid.get(axis.name)
+            shown = (
+                f"default {','.join(map(str, default))}"
+                if default
+                else ""
+                if axis.default is None
+                else f"default {axis.default}"
+            )
+            axes.add_argument(
+                "--" + axis.name.replace("_", "-"),
+                dest=f"axis_{axis.name}",
+                metavar="|".join(axis.choices) or "VALUES",
+                help=f"{axis.help} ({shown})".replace(" ()", "").replace("%", "%%"),
+            )
+    parser.set_defaults(run_command=_sweep.run, loaded=experiment)
+
+
+def _add_plot(commands: Any) -> None:
+    parser = commands.add_parser("plot", help="draw the figure of a run, or of a saved recovery")
+    parser.add_argument("target", metavar="RUN|FILE.npz", help="name of a run, or a file that recover --out wrote")
+    parser.add_argument(
+        "--kind",
+        choices=_show.KINDS,
+        help="of a run: phase (default) or risk; of a recovery: training (default) or columns",
+    )
+    parser.add_argument("--out", metavar="FILE", help=".png or .pdf (beside the run or file)")
+    _add_runs_dir(parser)
+    _add_output(parser)
+    parser.set_defaults(run_command=_show.plot)
+
+
+def _add_runs(commands: Any) -> None:
+    parser = commands.add_parser("runs", help="list the runs")
+    _add_runs_dir(parser)
+    _add_output(parser)
+    parser.set_defaults(run_command=_show.runs)
+
+
+def _add_reproduce(commands: Any) -> None:
+    parser = commands.add_parser("reproduce", help="make a figure of the published method again")
+    parser.add_argument("figure", choices=("prunability",), help="prunability: Figure 1 of arXiv:2303.11453")
+    parser.add_argument("--d", type=int, default=100, help="ambient dimension (100; the paper has 500)")
+    parser.add_argument("--k", type=int, help="columns trained (d)")
+    parser.add_argument("--r", type=int, default=4, help="true rank (4)")
+    parser.add_argument("--n-per-dof", type=float, default=3.0, help="measurements per degree of freedom (3)")
+    parser.add_argument("--seeds", type=int, default=4, help="instances (4)")
+    parser.add_argument("--steps", type=int, default=1500, help="steps with the penalty (1500)")
+    parser.add_argument("--plain-steps", type=int, default=600, help="steps of gradient descent without it (600)")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        default="prunability.png",
+        help=".png or .pdf; its numbers go beside it as .npz (prunability.png)",
+    )
+    _add_output(parser)
+    parser.set_defaults(run_command=_show.reproduce)
+
+
+def _add_runs_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs-dir", metavar="DIR", default="runs", help="where runs live (runs)")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def _add_dtype(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float64", help="of fine-tuning and selection (float64); training is float32"
+    )

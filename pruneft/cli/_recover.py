@@ -1,0 +1,145 @@
+"""`pruneft recover`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pruneft.cli._common import NOT_OK, OK, CommandError, check_target, say, set_precision, show, show_json
+
+_DRAWN = ("n", "d", "r", "kappa", "scale")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Recover and print."""
+    set_precision(options.dtype)
+    target = None if options.out is None else check_target(options.out)
+    given = [name for name in _DRAWN if getattr(options, name) is not None]
+    if options.file is not None and given:
+        raise CommandError(
+            f"--{given[0]} describes an instance to draw, but {options.file} was given: leave out one of them."
+        )
+    if options.file is None:
+        problem, truth = _draw(options)
+    else:
+        problem, truth = _read(options.file, options.dtype), None
+    result = _recover(problem, options, truth)
+    values = {**result.summary()}
+    if truth is not None:
+        values["error"] = float(np.linalg.norm(result.matrix - truth) / np.linalg.norm(truth))
+    if target is not None:
+        values["out"] = str(result.save(target))
+    if options.json:
+        show_json(values)
+    else:
+        _print(values)
+    return OK if result.ok else NOT_OK
+
+
+def _recover(problem: Any, options: argparse.Namespace, truth: np.ndarray | None) -> Any:
+    from pruneft.sensing import recover
+
+    sigma = options.sigma
+    if truth is not None and sigma is None:
+        sigma = 0.0  # a drawn instance without --sigma is noiseless, and that is known
+    return recover(
+        problem,
+        k=options.k,
+        rank=options.rank,
+        sigma=sigma,
+        method=options.method,
+        lam=options.lam,
+        beta=options.beta,
+        seed=options.seed,
+        dtype=options.dtype,
+    )
+
+
+def _draw(options: argparse.Namespace) -> tuple[Any, np.ndarray]:
+    from pruneft.experiments.recovery import RECOVERY
+    from pruneft.sensing import Problem, draw_instance
+    from pruneft.trial import wrap_key
+
+    missing = [f"--{name}" for name in ("n", "d", "r") if getattr(options, name) is None]
+    if missing:
+        raise CommandError(
+            f"give FILE.npz with the data, or --n, --d and --r to draw an instance: {', '.join(missing)} missing."
+        )
+    asked = {name: getattr(options, name) for name in (*_DRAWN, "sigma", "k") if getattr(options, name) is not None}
+    cell = RECOVERY.resolve(asked)
+    drawn = draw_instance(
+        wrap_key(RECOVERY.key_data(cell, options.seed)),
+        **{name: cell[name] for name in ("n", "d", "r", "kappa", "scale", "sigma")},
+        dtype=options.dtype,
+    )
+    return Problem(drawn.operator, drawn.y), np.asarray(drawn.truth, np.float64)
+
+
+def _read(file: str, dtype: str) -> Any:
+    from pruneft.sensing import Problem
+
+    path = Path(file)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise CommandError(
+                    f"{file} holds a single array: expected an .npz with arrays A and y (numpy.savez({file!r}, A=A, y=y))."
+                )
+            absent = [name for name in ("A", "y") if name not in archive.files]
+            if absent:
+                raise CommandError(
+                    f"{file} has no array {' and no array '.join(absent)}: expected A (n x d x d, or packed n x d(d+1)/2) and y (n), "
+                    f"found {', '.join(archive.files) or 'none'}."
+                )
+            A, y = archive["A"], archive["y"]
+    except FileNotFoundError:
+        raise CommandError(f"there is no file {file}.") from None
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise CommandError(f"{file} is not an .npz file of plain arrays: {error}") from error
+    except OSError as error:
+        raise CommandError(f"cannot read {file}: {error.strerror or error}") from error
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always")
+        problem = Problem.from_arrays(_numbers("A", A, dtype), _numbers("y", y, dtype))
+    for remark in remarks:
+        say(f"pruneft: note: {remark.message}")
+    return problem
+
+
+def _numbers(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
+        raise CommandError(f"{name} must hold real numbers: got dtype {array.dtype}.")
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    if np.any(np.isinf(cast) & np.isfinite(array)):
+        raise CommandError(f"{name} holds numbers beyond the range of {dtype}: use --dtype float64, or other units.")
+    return cast
+
+
+def _print(values: dict[str, Any]) -> None:
+    show(
+        f"status          {values['status'].replace('_', ' ')}"
+        + ("" if values["ok"] else "   (do not use this answer)")
+    )
+    show(f"                {values['message']}")
+    show(f"rank            {values['rank']}")
+    shown = ", ".join(f"{v:.6g}" for v in values["eigenvalues"][:12])
+    show(f"eigenvalues     {shown}{', ...' if values['rank'] > 12 else ''}")
+    for name, text in (
+        ("residual", "residual"),
+        ("sigma_estimate", "sigma estimate"),
+        ("predicted_error", "predicted error"),
+        ("error", "true error"),
+    ):
+        value = values.get(name)
+        if value is not None and math.isfinite(value):
+            show(f"{text:<16}{value:.3g}" + (" (relative)" if name != "sigma_estimate" else " (units of y)"))
+    show(f"steps           {values['steps']}")
+    if "out" in values:
+        show(f"written to      {values['out']}")

@@ -1,0 +1,70 @@
+"""The figure of a recovery run: success probability over (r, n) with the theory curves, one panel per setting."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pruneft.plot import Curve, phase_diagram, phase_panels
+from pruneft.sensing import theory
+from pruneft.sweep import CellSummary, summarise
+
+_PANEL_AXES = ("method", "d", "k", "kappa", "sigma", "scale", "lam", "beta")
+_MOST_PANELS = 12
+
+
+def draw(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """A matplotlib Figure of every setting in a run's rows; the first twelve where there are more, with a warning.
+
+    Raises:
+      ValueError: there are no rows.
+    """
+    if not rows:
+        raise ValueError("the run holds no finished trial yet, so there is nothing to draw.")
+    panels: dict[tuple[Any, ...], list[CellSummary]] = {}
+    for summary in summarise(rows, ("r", "n", *_PANEL_AXES)):
+        panels.setdefault(tuple(summary.cell.get(name) for name in _PANEL_AXES), []).append(summary)
+    settings = sorted(panels, key=str)
+    if len(settings) > _MOST_PANELS:
+        warnings.warn(f"{len(settings)} settings in this run: only the first {_MOST_PANELS} are drawn.", stacklevel=2)
+        settings = settings[:_MOST_PANELS]
+    drawn = {_title(setting, settings): _panel(panels[setting]) for setting in settings}
+    if len(drawn) == 1:
+        ((title, panel),) = drawn.items()
+        return phase_diagram(**panel, title=title).figure
+    return phase_panels(drawn).figure
+
+
+def theory_curves(d: int, ranks: Sequence[int]) -> tuple[Curve, ...]:
+    """The three curves in units of n / dof: degrees of freedom, trace minimisation, PSD feasibility."""
+    share = {r: theory.dof(d, r) for r in ranks}
+    return (
+        Curve("n = dof", dict.fromkeys(share, 1.0)),
+        Curve("trace minimisation", {r: theory.trace_minimisation(d, r) / p for r, p in share.items()}),
+        Curve("PSD feasibility", {r: theory.psd_feasibility(d, r) / p for r, p in share.items()}),
+    )
+
+
+def _panel(summaries: Sequence[CellSummary]) -> dict[str, Any]:
+    d = summaries[0].cell["d"]
+    ranks = [summary.cell["r"] for summary in summaries]
+    return {
+        "row": ranks,
+        "x": [summary.cell["n"] / theory.dof(d, summary.cell["r"]) for summary in summaries],
+        "successes": [summary.successes for summary in summaries],
+        "trials": [summary.trials for summary in summaries],
+        "curves": theory_curves(d, sorted(set(ranks))),
+    }
+
+
+def _title(setting: tuple[Any, ...], settings: Sequence[tuple[Any, ...]]) -> str:
+    """What tells this panel from the others; method and d always."""
+    shown = []
+    for place, name in enumerate(_PANEL_AXES):
+        value = setting[place]
+        differs = len({other[place] for other in settings}) > 1
+        usual = {"kappa": 1, "sigma": 0, "scale": 1, "lam": None, "beta": None, "k": setting[1]}
+        if name in ("method", "d") or differs or value != usual[name]:
+            shown.append(str(value) if name == "method" else f"{name} = {'recipe' if value is None else value}")
+    return ", ".join(shown)
