@@ -134,6 +134,7 @@ class Method:
     """What the pipeline has to know of a subject. Every function is pure and sees one lane.
 
     Attributes:
+      first: (problem,) -> int32 [], the attempt to begin with.
       start: (problem, attempt) -> factor of a fresh attempt.
       gradient: (problem, factor) -> gradient of the data term.
       penalty: (problem,) -> `Penalty`; a weight of zero trains without the penalty.
@@ -148,6 +149,7 @@ class Method:
       report: (problem, memory, answered, steps) -> dict of scalars with ``status``.
     """
 
+    first: Callable[[PyTree], Int[Array, ""]]
     start: Callable[[PyTree, Array], Factor]
     gradient: Callable[[PyTree, Factor], Factor]
     penalty: Callable[[PyTree], Penalty]
@@ -218,15 +220,16 @@ class Pipeline:
 
     def _init(self, problem: PyTree) -> PipelineState:
         zero = jnp.zeros((), jnp.int32)
-        factor = self.method.start(problem, zero)
+        attempt = self.method.first(problem)
+        factor = self.method.start(problem, attempt)
         return PipelineState(
             phase=zero,
-            attempt=zero,
+            attempt=attempt,
             taken=zero,
             steps=zero,
             factor=factor,
             slope=jnp.full((), jnp.inf, factor.dtype),
-            train_state=self._trainer(zero).init(factor),
+            train_state=self._trainer(attempt).init(factor),
             tune_state=self._tuner().init(factor),
             memory=self.method.memory(problem),
             answered=jnp.zeros((), jnp.bool_),

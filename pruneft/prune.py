@@ -67,7 +67,7 @@ def keep_count(norms: Norms, count: int | Int[Array, ""]) -> Mask:
     width = norms.shape[-1]
     if isinstance(count, Real) and not (isinstance(count, Integral) and 0 <= count <= width):
         raise ValueError(f"count must be a whole number from 0 to the number of groups, {width}: got {count}.")
-    return (_ranks(norms) < count) & ~jnp.isnan(norms)
+    return (_ranks(norms) < jnp.asarray(count, jnp.int32)) & ~jnp.isnan(norms)
 
 
 def keep_fraction(norms: Norms, fraction: float) -> Mask:
@@ -111,7 +111,7 @@ def keep_gap(norms: Norms, *, least_ratio: float = 3.0, floor: float = 1e-6) -> 
     cut = jnp.argmax(inner, axis=-1, keepdims=True)
     found = jnp.max(inner, axis=-1, keepdims=True) >= least_ratio
     count = jnp.where(found, cut + 1, norms.shape[-1])
-    return (_ranks(clean) < count) & (clean > floor * largest)
+    return (_ranks(clean) < count.astype(jnp.int32)) & (clean > floor * largest)
 
 
 def zero_groups(groups: Float[Array, "..."], keep: Mask, *, axis: int | tuple[int, ...] = -2) -> Float[Array, "..."]:
@@ -151,4 +151,4 @@ def take_groups(groups: Float[Array, "..."], keep: Mask | np.ndarray, *, axis: i
 def _ranks(norms: Norms) -> Int[Array, "..."]:
     """Place of every group when sorted from the largest, ties by lower index, NaN last."""
     order = jnp.argsort(-jnp.nan_to_num(norms, nan=-jnp.inf), axis=-1, stable=True)
-    return jnp.argsort(order, axis=-1)
+    return jnp.argsort(order, axis=-1).astype(jnp.int32)

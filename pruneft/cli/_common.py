@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -51,6 +52,23 @@ def set_precision(dtype: str) -> None:
     import jax
 
     jax.config.update("jax_enable_x64", dtype == "float64")
+    _keep_compiled(jax)
+
+
+def _keep_compiled(jax: Any) -> None:
+    """Let JAX keep compiled programs on disk, so that only the first command of a kind pays for compilation (5 to 60 s)."""
+    if jax.config.jax_compilation_cache_dir is not None or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return  # the user has decided
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    directory = Path(base) / "pruneft" / "compiled"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except (OSError, RuntimeError):
+        return  # nowhere to keep them: slower, and nothing else
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def need_figures() -> None:

@@ -78,8 +78,8 @@ def draw_instance(
     draws = jax.vmap(
         lambda i: jax.random.normal(jax.random.fold_in(measurement_key, i), (1 + packed_size(d),), jnp.float32)
     )(jnp.arange(n, dtype=jnp.uint32))
-    live = jnp.arange(n) < live_n
-    inside = jnp.arange(packed_size(d)) < (d_number * (d_number + 1)) // 2
+    live = jnp.arange(n, dtype=jnp.int32) < live_n
+    inside = jnp.arange(packed_size(d), dtype=jnp.int32) < (d_number * (d_number + 1)) // 2
     rows = jnp.where(live[:, None] & inside, draws[:, 1:], 0)
     noise = jnp.where(live, draws[:, 0], 0).astype(dtype)
 
@@ -101,9 +101,9 @@ def draw_truth(
     columns = jax.vmap(lambda j: jax.random.normal(jax.random.fold_in(key, j), (d,), jnp.float32))(
         jnp.arange(d, dtype=jnp.uint32)
     )
-    gaussian = jnp.where(jnp.arange(d)[:, None] < live_d, columns.T, 0).astype(dtype)
+    gaussian = jnp.where(jnp.arange(d, dtype=jnp.int32)[:, None] < live_d, columns.T, 0).astype(dtype)
     basis = jnp.linalg.qr(gaussian)[0]  # its first r columns depend on the first r of the Gaussian alone
-    place = jnp.arange(d)
+    place = jnp.arange(d, dtype=jnp.int32)
     wide = jnp.maximum(jnp.asarray(r, dtype) - 1, 1)
     eigenvalues = jnp.where(place < r, jnp.asarray(kappa, dtype) ** (-place.astype(dtype) / wide), 0)
     eigenvalues = eigenvalues * (jnp.asarray(scale, dtype) / jnp.linalg.norm(eigenvalues))

@@ -120,7 +120,9 @@ def make_lane(
     normal = y / unit
     fast: Any = None
     if isinstance(operator, PackedOperator) and Gram.pays(operator.n, operator.d):
-        fast = Gram.of(cast(operator, train), (normal * gain).astype(train), (n_live * gain**2).astype(train))
+        # Divided by the gain before squares are formed: in extreme units those would overflow or vanish in float32.
+        unit_gain = cast(cast(operator, dtype).scaled(1 / gain), train)
+        fast = Gram.of(unit_gain, normal.astype(train), n_live.astype(train))
     elif operator.dtype != train:
         fast = cast(operator, train)
     return Lane(
@@ -153,7 +155,7 @@ def draw_starts(
     )
     columns = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (d,), jnp.float32))(place.reshape(-1))
     factor = jnp.swapaxes(columns.reshape(attempts, starts, k, d), -1, -2)
-    live = (jnp.arange(d)[:, None] < live_d) & (jnp.arange(k)[None] < live_k)
+    live = (jnp.arange(d, dtype=jnp.int32)[:, None] < live_d) & (jnp.arange(k, dtype=jnp.int32)[None] < live_k)
     size = norm / jnp.sqrt(jnp.asarray(live_d, jnp.float32) * jnp.asarray(live_k, jnp.float32))
     return jnp.where(live, factor * size, 0).astype(dtype)
 
@@ -222,7 +224,7 @@ def canonical(factor: Float[Array, "d r"], *, merge: float, limit: Int[Array, ""
     left, values, _ = jnp.linalg.svd(jnp.where(jnp.isfinite(factor), factor, 0), full_matrices=False)
     keep = (values > merge * values[0]) & (values > 0)
     if limit is not None:
-        keep &= (jnp.arange(values.shape[0]) < limit) | (limit <= 0)
+        keep &= (jnp.arange(values.shape[0], dtype=jnp.int32) < limit) | (limit <= 0)
     return left * jnp.where(keep, values, 0), jnp.sum(keep, dtype=jnp.int32)
 
 

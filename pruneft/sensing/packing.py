@@ -25,7 +25,7 @@ def unpacked_size(size: int) -> int:
     Raises:
       ValueError: no d has that packed length.
     """
-    d = (math.isqrt(8 * size + 1) - 1) // 2
+    d = (math.isqrt(8 * max(size, 0) + 1) - 1) // 2
     if size < 1 or packed_size(d) != size:
         raise ValueError(
             f"a packed symmetric matrix has d(d+1)/2 entries (1, 3, 6, 10, ...): got {size}. "

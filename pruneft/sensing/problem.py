@@ -85,7 +85,7 @@ class Problem:
             )
         if array.ndim == 2:
             unpacked_size(array.shape[1])
-            return cls(PackedOperator(jnp.asarray(_floating(array))), y)
+            return cls(PackedOperator(jnp.asarray(_floating(array))), np.asarray(y))
         floating = _floating(array)
         asymmetry = np.max(np.abs(floating - np.swapaxes(floating, 1, 2)))
         if asymmetry > 1e-6 * np.max(np.abs(floating)):
@@ -94,7 +94,7 @@ class Problem:
                 AsymmetricMeasurements,
                 stacklevel=2,
             )
-        return cls(PackedOperator.from_matrices(jnp.asarray(floating)), y)
+        return cls(PackedOperator.from_matrices(jnp.asarray(floating)), np.asarray(y))
 
 
 def _floating(array: np.ndarray) -> np.ndarray:

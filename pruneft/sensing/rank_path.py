@@ -126,7 +126,7 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
 
     def refine(size: int):  # type: ignore[no-untyped-def]  # the type stands in Method
         def run(lane: Lane, factor: Array, memory: Memory) -> Memory:
-            live = jnp.arange(size) < memory.rank
+            live = jnp.arange(size, dtype=jnp.int32) < memory.rank
             cold = jnp.where(live, memory.roots[..., :size], 0)
             warm = grown(lane, memory.previous[:, :size], memory.rank)
             result = lanes.fit(lane, jnp.concatenate([cold, warm[None]]), recipe.lm)
@@ -145,7 +145,7 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
     def grown(lane: Lane, previous: Float[Array, "d q"], rank: Int[Array, ""]) -> Float[Array, "d q"]:
         values, vectors = jnp.linalg.eigh(-lanes.residual_matrix(lane, previous))
         column = vectors[:, -1] * jnp.sqrt(jnp.maximum(values[-1], 1e-6))
-        return jnp.where(jnp.arange(previous.shape[-1]) == rank - 1, column[:, None], previous)
+        return jnp.where(jnp.arange(previous.shape[-1], dtype=jnp.int32) == rank - 1, column[:, None], previous)
 
     def advance(lane: Lane, memory: Memory, answer: Answer, agreeing: Int[Array, ""]) -> Memory:
         p = degrees(lane, answer.rank)
@@ -192,7 +192,7 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
         left = jnp.maximum(lane.n - degrees(lane, answer.rank), 1)
         weakest = jnp.sum(jnp.square(jnp.take(answer.factor, answer.rank - 1, axis=1, mode="clip")))
         edge = jnp.sqrt(answer.rss / left) * jnp.sqrt(2 * lane.d / lane.n)
-        others = jnp.where(jnp.arange(largest) == answer.rank - 1, jnp.inf, memory.scores)
+        others = jnp.where(jnp.arange(largest, dtype=jnp.int32) == answer.rank - 1, jnp.inf, memory.scores)
         gap = jnp.nanmin(jnp.where(jnp.isnan(others), jnp.inf, others)) - chosen.score
         uncertain = (lane.rank <= 0) & ~exact & ((gap < recipe.score_gap) | (weakest < recipe.edge_ratio * edge))
         verdict = jnp.where(rejected, Status.REJECTED, jnp.where(uncertain, Status.RANK_UNCERTAIN, Status.CONVERGED))
@@ -211,6 +211,7 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
         return {**values, "predicted_error": memory.predicted}
 
     return Method(
+        first=lambda lane: jnp.zeros((), jnp.int32),
         start=lanes.start,
         gradient=lanes.gradient,
         penalty=lambda lane: lane.penalty,

@@ -85,13 +85,14 @@ def recover(
       >>> result.rank, result.ok
       (2, True)
     """
-    operator, d, n = problem.operator, problem.operator.d, problem.operator.n
+    operator, d = problem.operator, problem.operator.d
     k = d if k is None else k
     recipe = _recipe(method, recipe)
     _check(method=method, d=d, k=k, rank=rank, sigma=sigma, lam=lam, beta=beta, finetune=finetune)
     y = _in_dtype(problem.y, dtype)
     if weights is not None:
         operator, y = _weighted(operator, y, weights)
+    n = operator.n
 
     noise_known = sigma is not None
     unit = float(_unit(np.asarray(y, np.float64)))
@@ -207,8 +208,10 @@ def _weighted(operator: Any, y: jax.Array, weights: Any) -> tuple[Any, jax.Array
         raise ValueError("weights must be finite and not negative, and not all zero.")
     if not isinstance(operator, PackedOperator):
         raise ValueError(f"weights need an operator that can scale its measurements: got {type(operator).__name__}.")
-    root = jnp.asarray(np.sqrt(array), y.dtype)
-    return cast(operator, y.dtype).scaled(root), y * root
+    # A measurement of weight 0 says nothing, so it must not count among the n that make a rank identifiable.
+    used = np.flatnonzero(array)
+    root = jnp.asarray(np.sqrt(array[used]), y.dtype)
+    return cast(PackedOperator(operator.rows[used]), y.dtype).scaled(root), y[used] * root
 
 
 def _unit(y: np.ndarray) -> np.floating[Any]:

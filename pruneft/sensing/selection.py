@@ -30,7 +30,7 @@ def edge_constants(largest: int) -> np.ndarray:
     return np.where(m > last, 2 + match * (_tracy_widom(np.maximum(m, last)) - 2), table)
 
 
-def _tracy_widom(m: np.ndarray) -> np.ndarray:
+def _tracy_widom(m: np.ndarray) -> np.ndarray | np.floating:
     return 2 * (1 + _LARGE_EDGE / (2 * m ** (2 / 3))) ** 2
 
 

@@ -43,7 +43,7 @@ def psd_feasibility(d: int, r: int) -> float:
     return dof(d, r) + m * (m + 1) / 4
 
 
-def semicircle_tail(t: np.ndarray | float) -> np.ndarray:
+def semicircle_tail(t: np.ndarray | float) -> np.ndarray | np.floating:
     """``J(t) = (2/pi) * integral from t to 1 of (x-t)² sqrt(1-x²) dx``, in closed form, for t in [0, 1]. Derived."""
     t = np.asarray(t, float)
     theta = np.arccos(t)
