@@ -82,13 +82,13 @@ def keep_fraction(norms: Norms, fraction: float) -> Mask:
 
 
 def keep_gap(norms: Norms, *, least_ratio: float = 3.0, floor: float = 1e-6) -> Mask:
-    """Cut where the sorted norms fall by the largest ratio, if that ratio is at least ``least_ratio``; otherwise keep all nonzero groups.
+    """Cut where the sorted norms fall by the largest ratio, if it is at least ``least_ratio``; dead groups go in any case.
 
     Args:
-      norms: [..., k], in any units.
-      least_ratio: a smaller fall is no gap.
-      floor: norms below ``floor`` times the largest count as that much, so that two negligible norms make no gap
-        between them.
+      norms: [..., k], in any units; one that is not finite counts as zero.
+      least_ratio: a smaller fall is no gap, and all live groups stay.
+      floor: groups of norm up to ``floor`` times the largest are dead: never kept, and the fall to them is not a gap to be
+        found, so padding with zero groups changes nothing.
 
     Raises:
       ValueError: ``least_ratio`` is not above 1 or ``floor`` is not in (0, 1).
@@ -98,20 +98,17 @@ def keep_gap(norms: Norms, *, least_ratio: float = 3.0, floor: float = 1e-6) -> 
     if not 0 < floor < 1:
         raise ValueError(f"floor must lie in (0, 1): got {floor}.")
     clean = jnp.nan_to_num(norms, nan=0.0, posinf=0.0)
-    largest = jnp.max(clean, axis=-1, keepdims=True)
+    dead = floor * jnp.max(clean, axis=-1, keepdims=True)
+    live = clean > dead
+    if norms.shape[-1] < 2:
+        return live
     ordered = -jnp.sort(-clean, axis=-1)
-    # A last entry at the floor lets the cut fall behind the smallest group too, which is where it falls when none
-    # should go.
-    ends = jnp.concatenate([jnp.maximum(ordered, floor * largest), floor * largest], axis=-1)
-    safe = jnp.where(largest > 0, ends, 1)
-    ratios = safe[..., :-1] / safe[..., 1:]
-    inner = ratios[..., :-1]
-    if inner.shape[-1] == 0:
-        return clean > floor * largest
-    cut = jnp.argmax(inner, axis=-1, keepdims=True)
-    found = jnp.max(inner, axis=-1, keepdims=True) >= least_ratio
-    count = jnp.where(found, cut + 1, norms.shape[-1])
-    return (_ranks(clean) < count.astype(jnp.int32)) & (clean > floor * largest)
+    upper, lower = ordered[..., :-1], ordered[..., 1:]
+    between = lower > dead
+    falls = jnp.where(between, upper / jnp.where(between, lower, 1), 0)
+    cut = jnp.argmax(falls, axis=-1, keepdims=True)
+    found = jnp.max(falls, axis=-1, keepdims=True) >= least_ratio
+    return live & ((_ranks(clean) <= cut) | ~found)
 
 
 def zero_groups(groups: Float[Array, "..."], keep: Mask, *, axis: int | tuple[int, ...] = -2) -> Float[Array, "..."]:

@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+
 # Shapes and types in the signatures are checked while the tests run; must come before pruneft is imported.
 from jaxtyping import install_import_hook
 
@@ -35,3 +36,9 @@ def dtype(request: pytest.FixtureRequest) -> str:
 def tolerance(dtype: str) -> float:
     """What rounding allows, relative."""
     return {"float32": 2e-5, "float64": 1e-11}[dtype]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The fast tests compile much and compute little; the claims are the other way round."""
+    if "not claims" in config.option.markexpr:
+        jax.config.update("jax_disable_most_optimizations", True)

@@ -136,6 +136,13 @@ def test_keep_gap_cuts_at_the_largest_fall(norms, expected):
     assert _kept(_gap(jnp.asarray(norms))) == expected
 
 
+def test_keep_gap_does_not_change_with_padding():
+    norms = jnp.asarray([1.0, 0.9, 0.01])
+    assert _kept(_gap(norms)) == [1, 1, 0]
+    assert _kept(_gap(jnp.append(norms, jnp.zeros(2)))) == [1, 1, 0, 0, 0]
+    assert _kept(_gap(jnp.append(norms, 1e-9))) == [1, 1, 0, 0]
+
+
 def test_keep_gap_takes_a_fall_of_exactly_the_least_ratio():
     norms = jnp.asarray([3.0, 1.0])
     assert _kept(keep_gap(norms, least_ratio=3.0)) == [1, 0]

@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from pruneft.cli._common import OK, USAGE, CommandError, say
+
+
+_OUT_OF_MEMORY = "out of memory: choose smaller n, d or k, or fewer --lanes."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -15,24 +20,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done; 1: done, but the answer is not to be used; 2: an error, said in one line on stderr; 130: interrupted.
     """
-    from pruneft.cli._parser import parse
-
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return parse(list(sys.argv[1:] if arguments is None else arguments))
+        with warnings.catch_warnings():
+            warnings.showwarning = _note
+            from pruneft.cli._parser import parse  # a second of imports, in which one may be interrupted too
+
+            return parse(words)
     except CommandError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        say("pruneft: interrupted; what was finished is kept, and the same command goes on from there.")
+        kept = "; what was finished is kept, and the same command goes on from there" if words[:1] == ["sweep"] else ""
+        say(f"pruneft: interrupted{kept}.")
         return 130
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except MemoryError:
-        return _fail("out of memory: choose smaller n, d or k, or fewer --lanes.")
+        return _fail(_OUT_OF_MEMORY)
     except Exception as error:  # the last stop before the user: one line, never a traceback
         if os.environ.get("PRUNEFT_TRACEBACK"):
             traceback.print_exc()
+        if "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error):
+            return _fail(_OUT_OF_MEMORY)
         first = str(error).strip().partition("\n")[0] or type(error).__name__
         return _fail(
             first
@@ -45,6 +56,11 @@ def _is_expected(error: Exception) -> bool:
     from pruneft.sweep import LedgerError
 
     return isinstance(error, ValueError | OSError | LedgerError | ImportError)
+
+
+def _note(text: Warning | str, *_: Any, **__: Any) -> None:
+    """Warnings as one line, without the place in our source that they come from."""
+    say("pruneft: note: " + " ".join(str(text).split()))
 
 
 def _fail(text: str) -> int:

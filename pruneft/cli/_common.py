@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import math
 import os
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +47,33 @@ def _plain(value: Any) -> Any:
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="seconds")
     return str(value) if isinstance(value, Path) else value
+
+
+def whole(text: str) -> int:
+    """A whole number from the command line."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+
+
+def number(text: str) -> float:
+    """A number from the command line."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+
+
+def random_seed(text: str) -> int:
+    """A seed that JAX takes in either precision."""
+    value = whole(text)
+    if not 0 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**31 - 1}, got {text}")
+    return value
 
 
 def set_precision(dtype: str) -> None:
@@ -59,9 +88,9 @@ def _keep_compiled(jax: Any) -> None:
     """Let JAX keep compiled programs on disk, so that only the first command of a kind pays for compilation (5 to 60 s)."""
     if jax.config.jax_compilation_cache_dir is not None or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return  # the user has decided
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    directory = Path(base) / "pruneft" / "compiled"
     try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"  # a user without a home: RuntimeError
+        directory = Path(base) / "pruneft" / "compiled"
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
             pass
@@ -98,6 +127,73 @@ def check_target(path: str | Path) -> Path:
             f"cannot write to {target.parent}: {error.strerror or error}. Choose another --out."
         ) from error
     return target
+
+
+def check_figure(path: str | Path) -> Path:
+    """`check_target` for a figure, which is a .png or .pdf file."""
+    if Path(path).suffix not in (".png", ".pdf"):
+        raise CommandError(f"--out must end in .png or .pdf: got {str(path)!r}.")
+    return check_target(path)
+
+
+def check_archive(file: str, expected: str) -> int:
+    """The size in bytes of what an .npz file holds, asked before any of it is read.
+
+    Raises:
+      CommandError: there is no such file, it cannot be read, or is something else; ``expected`` says what would do.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return sum(info.file_size for info in archive.infolist())
+    except FileNotFoundError:
+        raise CommandError(f"there is no file {file}.") from None
+    except OSError as error:
+        raise CommandError(f"cannot read {file}: {error.strerror or error}.") from error
+    except (zipfile.BadZipFile, ValueError):
+        raise CommandError(f"{file} is not an .npz file: expected {expected}.") from None
+
+
+def check_memory(need: float, what: str) -> None:
+    """Refuse what cannot fit, because an allocation that fails inside XLA may end the process without a word.
+
+    Args:
+      need: bytes, a lower bound.
+      what: whose they are, and their sizes.
+
+    Raises:
+      CommandError: the device, or the machine where it computes on the CPU, has less.
+    """
+    there = _memory()
+    if there is not None and need > there:
+        raise CommandError(
+            f"{what} needs at least {need / 1e9:.3g} GB of memory, and there are {there / 1e9:.3g} GB: choose smaller sizes."
+        )
+
+
+def sensing_bytes(n: int, d: int, k: int) -> float:
+    """A lower bound on the memory of one recovery.
+
+    Per packed entry of the measurements: float32 rows (4 bytes), the rows for fine-tuning (4 or 8), and unpacked in its
+    Jacobian (8 or 16), counted as 16 together; and the factor, its gradient and two moments. Measured at n = 2500,
+    d = 128 in float64: 49 bytes per entry.
+    """
+    return 16.0 * n * d * (d + 1) / 2 + 16.0 * d * k
+
+
+def _memory() -> float | None:
+    """Bytes of the device's memory; of the machine's or the container's, whichever is less, on a CPU."""
+    import jax
+
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    found = []
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        found.append(float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE"))
+    for place in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            found.append(float(Path(place).read_text()))
+    return min(found, default=None)
 
 
 @contextlib.contextmanager

@@ -7,46 +7,42 @@ import difflib
 from typing import Any, NoReturn
 
 from pruneft.cli import _recover, _show, _sweep
-from pruneft.cli._common import DTYPES, CommandError
+from pruneft.cli._common import DTYPES, CommandError, number, random_seed, whole
 from pruneft.trial import Experiment
+
+COMMANDS = ("recover", "sweep", "plot", "runs", "reproduce")
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors as one line, without the usage text before it."""
+    """Errors as one line, without the usage text before it; flags in full, so that no flag of today is two tomorrow."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise CommandError(f"{message} (see {self.prog} --help)")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuses unknown flags here, where it is known which there are."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            word = unknown[0]
+            close = difflib.get_close_matches(word.partition("=")[0], self._option_string_actions, n=1)
+            hint = f"did you mean {close[0]}? " if close and word.startswith("-") else ""
+            raise CommandError(f"unknown argument {word}: {hint}see {self.prog} --help")
+        return options, unknown
+
 
 def parse(arguments: list[str]) -> int:
     """Parse and run."""
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        close = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise CommandError(f"unknown command {arguments[0]!r}: {hint}there are {', '.join(COMMANDS)}")
     experiment = _sweep.experiment_of(arguments[1:]) if arguments[:1] == ["sweep"] else None
-    options, unknown = _parser(experiment).parse_known_args(arguments)
-    if unknown:
-        raise CommandError(_unknown(unknown[0], arguments[0], experiment))
+    options = _parser(experiment).parse_args(arguments)
     code: int = options.run_command(options)
     return code
-
-
-def _unknown(word: str, command: str, experiment: Experiment | None) -> str:
-    name = word.partition("=")[0]
-    known = ["--" + axis.name.replace("_", "-") for axis in experiment.axes] if experiment is not None else []
-    known += [
-        "--seeds",
-        "--run",
-        "--runs-dir",
-        "--config",
-        "--dtype",
-        "--method",
-        "--sigma",
-        "--rank",
-        "--out",
-        "--json",
-        "--quiet",
-    ]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"unknown argument {word}: {hint}see pruneft {command} --help"
 
 
 def _parser(experiment: Experiment | None) -> argparse.ArgumentParser:
@@ -78,25 +74,27 @@ def _add_recover(commands: Any) -> None:
         help="arrays A, n x d x d or packed n x d(d+1)/2, and y, n; draws one if left out",
     )
     drawn = parser.add_argument_group("a drawn instance instead of a file")
-    drawn.add_argument("--n", type=int, help="measurements")
-    drawn.add_argument("--d", type=int, help="ambient dimension")
-    drawn.add_argument("--r", type=int, help="true rank")
-    drawn.add_argument("--kappa", type=float, help="condition number of the truth (1)")
-    drawn.add_argument("--scale", type=float, help="Frobenius norm of the truth (1)")
+    drawn.add_argument("--n", type=whole, help="measurements")
+    drawn.add_argument("--d", type=whole, help="ambient dimension")
+    drawn.add_argument("--r", type=whole, help="true rank")
+    drawn.add_argument("--kappa", type=number, help="condition number of the truth (1)")
+    drawn.add_argument("--scale", type=number, help="Frobenius norm of the truth (1)")
     method = parser.add_argument_group("the method")
     method.add_argument(
         "--method", choices=("path", "prune"), default="path", help="rank path (default), or pruning by column norm"
     )
-    method.add_argument("--k", type=int, help="columns trained (d)")
-    method.add_argument("--rank", type=int, help="the rank, if it is known")
+    method.add_argument("--k", type=whole, help="columns trained (d)")
+    method.add_argument("--rank", type=whole, help="the rank, if it is known")
     method.add_argument(
-        "--sigma", type=float, help="noise standard deviation: of the drawn instance, or of the file's data if known"
+        "--sigma", type=number, help="noise standard deviation: of the drawn instance, or of the file's data if known"
     )
     method.add_argument(
-        "--lam", type=float, help="last penalty weight, normalised problem (the recipe's); 0 trains without the penalty"
+        "--lam",
+        type=number,
+        help="last penalty weight, normalised problem (the recipe's); 0 trains without the penalty",
     )
-    method.add_argument("--beta", type=float, help="last smoothing, normalised problem (the recipe's)")
-    method.add_argument("--seed", type=int, default=0, help="of the instance and of the random starts (0)")
+    method.add_argument("--beta", type=number, help="last smoothing, normalised problem (the recipe's)")
+    method.add_argument("--seed", type=random_seed, default=0, help="of the instance and of the random starts (0)")
     parser.add_argument("--out", metavar="FILE.npz", help="keep the factor U [d, rank], eigenvalues and histories")
     _add_output(parser)
     _add_dtype(parser)
@@ -117,8 +115,8 @@ def _add_sweep(commands: Any, experiment: Experiment | None) -> None:
     )
     parser.add_argument("--run", metavar="NAME", help="name of the run (the experiment's)")
     _add_runs_dir(parser)
-    parser.add_argument("--seeds", type=int, help="trials per cell")
-    parser.add_argument("--lanes", type=int, default=8, help="trials side by side at most (8)")
+    parser.add_argument("--seeds", type=whole, help="trials per cell")
+    parser.add_argument("--lanes", type=whole, default=8, help="trials side by side at most (8)")
     _add_output(parser)
     _add_dtype(parser)
     if experiment is not None:
@@ -167,13 +165,13 @@ def _add_runs(commands: Any) -> None:
 def _add_reproduce(commands: Any) -> None:
     parser = commands.add_parser("reproduce", help="make a figure of the published method again")
     parser.add_argument("figure", choices=("prunability",), help="prunability: Figure 1 of arXiv:2303.11453")
-    parser.add_argument("--d", type=int, default=100, help="ambient dimension (100; the paper has 500)")
-    parser.add_argument("--k", type=int, help="columns trained (d)")
-    parser.add_argument("--r", type=int, default=4, help="true rank (4)")
-    parser.add_argument("--n-per-dof", type=float, default=3.0, help="measurements per degree of freedom (3)")
-    parser.add_argument("--seeds", type=int, default=4, help="instances (4)")
-    parser.add_argument("--steps", type=int, default=1500, help="steps with the penalty (1500)")
-    parser.add_argument("--plain-steps", type=int, default=600, help="steps of gradient descent without it (600)")
+    parser.add_argument("--d", type=whole, default=100, help="ambient dimension (100; the paper has 500)")
+    parser.add_argument("--k", type=whole, help="columns trained (d)")
+    parser.add_argument("--r", type=whole, default=4, help="true rank (4)")
+    parser.add_argument("--n-per-dof", type=number, default=3.0, help="measurements per degree of freedom (3)")
+    parser.add_argument("--seeds", type=whole, default=4, help="instances (4)")
+    parser.add_argument("--steps", type=whole, default=1500, help="steps with the penalty (1500)")
+    parser.add_argument("--plain-steps", type=whole, default=600, help="steps of gradient descent without it (600)")
     parser.add_argument(
         "--out",
         metavar="FILE",

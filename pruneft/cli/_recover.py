@@ -6,12 +6,24 @@ import argparse
 import math
 import warnings
 import zipfile
-from pathlib import Path
+import zlib
 from typing import Any
 
 import numpy as np
 
-from pruneft.cli._common import NOT_OK, OK, CommandError, check_target, say, set_precision, show, show_json
+from pruneft.cli._common import (
+    NOT_OK,
+    OK,
+    CommandError,
+    check_archive,
+    check_memory,
+    check_target,
+    say,
+    sensing_bytes,
+    set_precision,
+    show,
+    show_json,
+)
 
 _DRAWN = ("n", "d", "r", "kappa", "scale")
 
@@ -28,11 +40,12 @@ def run(options: argparse.Namespace) -> int:
     if options.file is None:
         problem, truth = _draw(options)
     else:
-        problem, truth = _read(options.file, options.dtype), None
+        problem, truth = _read(options.file, options.dtype, options.k), None
     result = _recover(problem, options, truth)
     values = {**result.summary()}
     if truth is not None:
-        values["error"] = float(np.linalg.norm(result.matrix - truth) / np.linalg.norm(truth))
+        unit = np.max(np.abs(truth))  # squares of 1e300 overflow
+        values["error"] = float(np.linalg.norm((result.matrix - truth) / unit) / np.linalg.norm(truth / unit))
     if target is not None:
         values["out"] = str(result.save(target))
     if options.json:
@@ -73,6 +86,8 @@ def _draw(options: argparse.Namespace) -> tuple[Any, np.ndarray]:
         )
     asked = {name: getattr(options, name) for name in (*_DRAWN, "sigma", "k") if getattr(options, name) is not None}
     cell = RECOVERY.resolve(asked)
+    n, d, k = cell["n"], cell["d"], cell["k"]
+    check_memory(sensing_bytes(n, d, k), f"an instance of n={n}, d={d}, k={k}")
     drawn = draw_instance(
         wrap_key(RECOVERY.key_data(cell, options.seed)),
         **{name: cell[name] for name in ("n", "d", "r", "kappa", "scale", "sigma")},
@@ -81,16 +96,12 @@ def _draw(options: argparse.Namespace) -> tuple[Any, np.ndarray]:
     return Problem(drawn.operator, drawn.y), np.asarray(drawn.truth, np.float64)
 
 
-def _read(file: str, dtype: str) -> Any:
+def _read(file: str, dtype: str, k: int | None) -> Any:
     from pruneft.sensing import Problem
 
-    path = Path(file)
+    check_memory(check_archive(file, f"what numpy.savez({file!r}, A=A, y=y) writes"), f"the data of {file}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise CommandError(
-                    f"{file} holds a single array: expected an .npz with arrays A and y (numpy.savez({file!r}, A=A, y=y))."
-                )
+        with np.load(file, allow_pickle=False) as archive:
             absent = [name for name in ("A", "y") if name not in archive.files]
             if absent:
                 raise CommandError(
@@ -98,15 +109,16 @@ def _read(file: str, dtype: str) -> Any:
                     f"found {', '.join(archive.files) or 'none'}."
                 )
             A, y = archive["A"], archive["y"]
-    except FileNotFoundError:
-        raise CommandError(f"there is no file {file}.") from None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise CommandError(f"{file} is not an .npz file of plain arrays: {error}") from error
     except OSError as error:
         raise CommandError(f"cannot read {file}: {error.strerror or error}") from error
     with warnings.catch_warnings(record=True) as remarks:
         warnings.simplefilter("always")
         problem = Problem.from_arrays(_numbers("A", A, dtype), _numbers("y", y, dtype))
+    d = problem.operator.d
+    k = d if k is None else k
+    check_memory(sensing_bytes(problem.operator.n, d, k), f"a recovery of n={problem.operator.n}, d={d}, k={k}")
     for remark in remarks:
         say(f"pruneft: note: {remark.message}")
     return problem

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pruneft.cli._common import OK, CommandError, check_target, need_figures, progress, show, show_json
+from pruneft.cli._common import (
+    OK,
+    CommandError,
+    check_archive,
+    check_figure,
+    check_memory,
+    need_figures,
+    progress,
+    sensing_bytes,
+    set_precision,
+    show,
+    show_json,
+)
 from pruneft.experiments import EXPERIMENTS, load, locate
 from pruneft.sweep import Ledger, find_ledger, list_runs
 
@@ -35,7 +48,7 @@ def plot(options: argparse.Namespace) -> int:
         default = find_ledger(options.runs_dir, options.target).parent / (
             "figure.png" if kind == "phase" else f"{kind}.png"
         )
-    target = check_target(options.out or default)
+    target = check_figure(default if options.out is None else options.out)
     figure = _draw_recovery(options.target, kind) if recovery else _draw_run(options, kind)
     save(figure, target)
     if options.json:
@@ -66,10 +79,8 @@ def _draw_recovery(file: str, kind: str) -> Any:
     from pruneft.prune import keep_share
     from pruneft.sensing import PruneRecipe, Recovery
 
-    try:
-        result = Recovery.load(file)
-    except FileNotFoundError:
-        raise CommandError(f"there is no file {file}.") from None
+    check_archive(file, "what `pruneft recover --out` writes")
+    result = Recovery.load(file)
     if "column_norms" not in result.history:
         raise CommandError(f"{file} holds no history: nothing to draw.")
     if kind == "training":
@@ -101,10 +112,13 @@ def reproduce(options: argparse.Namespace) -> int:
     from pruneft.experiments.prunability import columns_kept, draw_figure, prunability
     from pruneft.plot import save
 
-    figure = check_target(options.out)
-    if figure.suffix not in (".png", ".pdf"):
-        raise CommandError(f"--out must end in .png or .pdf: got {figure}.")
-    k = options.d if options.k is None else options.k
+    figure = check_figure(options.out)
+    set_precision("float32")
+    d, r = options.d, options.r
+    k = d if options.k is None else options.k
+    if math.isfinite(options.n_per_dof):
+        n = max(1, round(options.n_per_dof * (r * d - r * (r - 1) / 2)))
+        check_memory(sensing_bytes(n, d, k), f"an instance of n={n}, d={d}, k={k}")
     with progress("prunability", quiet=options.quiet) as bar:
         bar(total=options.seeds, note="the first seed includes compilation")
         result = prunability(

@@ -8,7 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pruneft.cli._common import OK, CommandError, need_figures, progress, set_precision, show, show_json
+from pruneft.cli._common import (
+    OK,
+    CommandError,
+    check_memory,
+    need_figures,
+    progress,
+    sensing_bytes,
+    set_precision,
+    show,
+    show_json,
+)
 from pruneft.experiments import EXPERIMENTS, load, locate
 from pruneft.sweep import (
     Grid,
@@ -31,7 +41,7 @@ DEFAULT = "recovery"
 
 def experiment_of(arguments: Sequence[str]) -> Experiment:
     """The experiment that a command line asks for, known before its flags can be parsed: they are its axes."""
-    probe = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    probe = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     probe.add_argument("--config")
     try:
         known, rest = probe.parse_known_args(list(arguments))
@@ -56,12 +66,15 @@ def run(options: argparse.Namespace) -> int:
     if options.config is not None:
         file = load_toml(options.config, tuple(EXPERIMENTS))
     grid = _grid(experiment, file, options)
-    cells(experiment, grid)  # a cell that makes no sense is an error before anything is written
-    name = options.run or file.run or experiment.name
+    planned = cells(experiment, grid)  # a cell that makes no sense is an error before anything is written
+    name = next(given for given in (options.run, file.run, experiment.name) if given is not None)
     check_name(name)
+    if options.lanes < 1:
+        raise CommandError(f"--lanes: expected a whole number of trials side by side, at least 1, got {options.lanes}.")
     if experiment.figure:
         need_figures()
     set_precision(options.dtype)
+    _check_memory(experiment, planned)
     directory = run_path(options.runs_dir, name)
     started = time.monotonic()
     done, failed = 0, 0
@@ -123,6 +136,17 @@ def _grid(experiment: Experiment, file: GridFile, options: argparse.Namespace) -
         if text is not None:
             axes[axis.name] = parse_values(axis, text)
     return make_grid(experiment, axes, file.seeds if options.seeds is None else options.seeds)
+
+
+def _check_memory(experiment: Experiment, planned: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse trials that cannot fit; of an experiment of another subject nothing is known beforehand."""
+    if experiment.subject != load(DEFAULT).subject or not planned:
+        return
+    need, sizes = max(
+        (sensing_bytes(sizes["n"], sizes["d"], sizes["k"]), tuple(sizes.items()))
+        for sizes in map(experiment.sizes, planned)
+    )
+    check_memory(need, "a trial of " + ", ".join(f"{name}={size}" for name, size in sizes))
 
 
 def draw_run(experiment: Experiment, rows: Sequence[Mapping[str, Any]], path: Path) -> Path:

@@ -43,6 +43,8 @@ def locate(place: str) -> Any:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
+    if not module or not attribute or module.startswith("."):
+        raise ValueError(f"expected module:object, as in my_experiment:EXPERIMENT, got {place!r}.")
     try:
         found = importlib.import_module(module)
     except ImportError as error:

@@ -71,9 +71,9 @@ def prunability(
     Raises:
       ValueError: sizes make no sense.
     """
-    if not 1 <= r <= min(d, k) or seeds < 1 or steps < 1 or plain_steps < 1 or not n_per_dof > 0:
+    if not 1 <= r <= min(d, k) or seeds < 1 or steps < 1 or plain_steps < 1 or not 0 < n_per_dof < np.inf:
         raise ValueError(
-            f"need 1 <= r <= min(d, k), positive n_per_dof, and at least one seed and step: got d={d}, k={k}, r={r}, "
+            f"need 1 <= r <= min(d, k), finite positive n_per_dof, and at least one seed and step: got d={d}, k={k}, r={r}, "
             f"n_per_dof={n_per_dof}, seeds={seeds}, steps={steps}, plain_steps={plain_steps}."
         )
     n = max(1, round(n_per_dof * theory.dof(d, r)))

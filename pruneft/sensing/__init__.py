@@ -3,6 +3,7 @@
 from pruneft.sensing import theory
 from pruneft.sensing.column_pruning import column_pruning
 from pruneft.sensing.draw import Instance, draw_instance, draw_truth
+from pruneft.sensing.finetune import nesterov
 from pruneft.sensing.loss import mean_squared_error, objective
 from pruneft.sensing.operator import Gram, Operator, PackedOperator
 from pruneft.sensing.packing import packed_size, smat, svec, unpacked_size

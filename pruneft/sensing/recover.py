@@ -288,7 +288,7 @@ class _History:
     def arrays(self, unit: float) -> dict[str, np.ndarray]:
         columns = {name: np.stack([row[name] for row in self._rows]) for name in (self._rows[0] if self._rows else ())}
         if "column_norms" in columns:
-            columns["column_norms"] = columns["column_norms"] * unit
+            columns["column_norms"] = columns["column_norms"].astype(np.float64) * unit  # may be beyond float32
         return columns
 
 

@@ -22,6 +22,8 @@ from pruneft.trial import Axis, Experiment, canonical_json
 # Beyond this, whole numbers are not exact in a cell's canonical form, and neighbours would pass for one another.
 _LARGEST_INT = 2**53
 _LONGEST_RANGE = 100_000
+# The plan is held in memory, about 1 kB for each trial.
+_MOST_TRIALS = 2_000_000
 
 
 class GridError(ValueError):
@@ -172,8 +174,14 @@ def cells(experiment: Experiment, grid: Grid) -> list[dict[str, Any]]:
     """The resolved cells of a grid, the last axis varying fastest; a cell that comes up twice is kept once.
 
     Raises:
-      GridError: the experiment refuses a cell; the message shows which.
+      GridError: the experiment refuses a cell; the message shows which. Or there are more than two million trials.
     """
+    total = math.prod(len(values) for values in grid.axes.values()) * grid.seeds
+    if total > _MOST_TRIALS:
+        raise GridError(
+            f"the grid has {total} trials: at most {_MOST_TRIALS} at a time. Give fewer values or --seeds; a run can be "
+            "extended later."
+        )
     found: dict[str, dict[str, Any]] = {}
     for point in itertools.product(*grid.axes.values()):
         cell = dict(zip(grid.axes, point, strict=True))
@@ -203,6 +211,8 @@ def load_toml(path: str | Path, experiment_names: Sequence[str] = ()) -> GridFil
         raise GridError(
             f"cannot read the grid file {path}: {error.strerror or error}. Check the path and its permissions."
         ) from error
+    except RecursionError as error:
+        raise GridError(f"{path} is not a grid file: it is nested too deeply.") from error
     except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
         raise GridError(f"{path} is not a TOML file: {error}.") from error
     keys = ("experiment", "run", "seeds", "grid")

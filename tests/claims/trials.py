@@ -20,7 +20,7 @@ def rows_of(grids: Sequence[Mapping[str, Any]], seeds: int, experiment: Experime
         for cell in cells(experiment, make_grid(experiment, axes, seeds))
         for seed in range(seeds)
     ]
-    return [{**row.cell, **row.report} for batch in run_trials(experiment, trials) for row in batch]
+    return [{**row.cell, "seed": row.seed, **row.report} for batch in run_trials(experiment, trials) for row in batch]
 
 
 def upper_bound(successes: int, trials: int, level: float = 0.99) -> float:

@@ -189,7 +189,7 @@ def test_a_module_that_cannot_be_found_or_read_is_refused(project):
 def test_an_interactive_prompt_is_refused(monkeypatch):
     main = sys.modules["__main__"]
     monkeypatch.setattr(main, "__spec__", None)
-    monkeypatch.delattr(main, "__file__")
+    monkeypatch.delattr(main, "__file__", raising=False)
     with pytest.raises(ValueError, match="interactive prompt"):
         code_of(dataclasses.replace(TOY, module="__main__"))
 
