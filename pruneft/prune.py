@@ -106,7 +106,7 @@ def keep_gap(norms: Norms, *, least_ratio: float = 3.0, floor: float = 1e-6) -> 
     upper, lower = ordered[..., :-1], ordered[..., 1:]
     between = lower > dead
     falls = jnp.where(between, upper / jnp.where(between, lower, 1), 0)
-    cut = jnp.argmax(falls, axis=-1, keepdims=True)
+    cut = jnp.argmax(falls, axis=-1, keepdims=True).astype(jnp.int32)
     found = jnp.max(falls, axis=-1, keepdims=True) >= least_ratio
     return live & ((_ranks(clean) <= cut) | ~found)
 

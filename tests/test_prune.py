@@ -128,7 +128,7 @@ def test_a_fraction_outside_zero_to_one_is_refused(fraction):
         ([1.0, 0.5, 0.25, 0.0], [1, 1, 1, 0]),  # ... but a zero group never stays
         ([1.0, 1e-8, 1e-11, 0.0], [1, 0, 0, 0]),  # all below the floor: no gap between them
         ([0.0, 0.0, 0.0, 0.0], [0, 0, 0, 0]),
-        ([NAN, 1.0, 0.9, 0.01], [0, 1, 1, 1]),  # NaN counts as zero: the fall to it is the largest
+        ([NAN, 1.0, 0.9, 0.01], [0, 1, 1, 0]),  # NaN counts as a dead group
         ([2.0, 2.0, 2.0, 2.0], [1, 1, 1, 1]),
     ],
 )
