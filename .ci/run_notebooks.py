@@ -34,7 +34,7 @@ class ThisPython(KernelSpecManager):
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
         """The kernel of ``sys.executable``. A registered ``python3`` may belong to another environment."""
-        launch = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        launch = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
         return KernelSpec(argv=launch, display_name="Python 3", language="python", resource_dir="")
 
 
@@ -88,6 +88,7 @@ def _execute(notebook: nbformat.NotebookNode, directory: Path, *, full: bool) ->
         notebook,
         km=AsyncKernelManager(kernel_spec_manager=ThisPython()),
         timeout=CELL_SECONDS,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(work)}},
     )
     try:
