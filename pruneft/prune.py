@@ -24,7 +24,7 @@ Number = float | Float[Array, "..."]
 
 
 def smoothing_threshold(beta: float) -> float:
-    """The threshold ``2 sqrt(beta)`` of the published method, in units of the factor.
+    """The threshold ``2 sqrt(beta)``, in units of the factor. The published method leaves its threshold open.
 
     Columns of norm well below ``sqrt(beta)`` lie where the smoothed penalty is plain weight decay, which cannot tell
     columns apart.
@@ -87,8 +87,8 @@ def keep_gap(norms: Norms, *, least_ratio: float = 3.0, floor: float = 1e-6) -> 
     Args:
       norms: [..., k], in any units; one that is not finite counts as zero.
       least_ratio: a smaller fall is no gap, and all live groups stay.
-      floor: groups of norm up to ``floor`` times the largest are dead: never kept, and the fall to them is not a gap to be
-        found, so padding with zero groups changes nothing.
+      floor: groups of norm up to ``floor`` times the largest are dead: never kept, and the fall to them is not a gap to
+        be found, so padding with zero groups changes nothing.
 
     Raises:
       ValueError: ``least_ratio`` is not above 1 or ``floor`` is not in (0, 1).

@@ -11,7 +11,6 @@ from typing import Any
 
 from pruneft.cli._common import OK, USAGE, CommandError, say
 
-
 _OUT_OF_MEMORY = "out of memory: choose smaller n, d or k, or fewer --lanes."
 
 
@@ -58,9 +57,9 @@ def _is_expected(error: Exception) -> bool:
     return isinstance(error, ValueError | OSError | LedgerError | ImportError)
 
 
-def _note(text: Warning | str, *_: Any, **__: Any) -> None:
+def _note(message: Warning | str, *_: Any, **__: Any) -> None:
     """Warnings as one line, without the place in our source that they come from."""
-    say("pruneft: note: " + " ".join(str(text).split()))
+    say("pruneft: note: " + " ".join(str(message).split()))
 
 
 def _fail(text: str) -> int:

@@ -170,14 +170,15 @@ def check_memory(need: float, what: str) -> None:
         )
 
 
-def sensing_bytes(n: int, d: int, k: int) -> float:
+def sensing_bytes(n: int, d: int, k: int, dtype: str) -> float:
     """A lower bound on the memory of one recovery.
 
-    Per packed entry of the measurements: float32 rows (4 bytes), the rows for fine-tuning (4 or 8), and unpacked in its
-    Jacobian (8 or 16), counted as 16 together; and the factor, its gradient and two moments. Measured at n = 2500,
-    d = 128 in float64: 49 bytes per entry.
+    Per packed entry of the measurements: float32 rows, the rows for fine-tuning, and twice as much again where its
+    Jacobian unpacks them; and the factor, its gradient and two moments. Measured at n = 2500, d = 128 in float64: 49
+    bytes per entry.
     """
-    return 16.0 * n * d * (d + 1) / 2 + 16.0 * d * k
+    entry = 28.0 if dtype == "float64" else 16.0
+    return entry * n * d * (d + 1) / 2 + 16.0 * d * k
 
 
 def _memory() -> float | None:

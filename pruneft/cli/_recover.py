@@ -87,7 +87,7 @@ def _draw(options: argparse.Namespace) -> tuple[Any, np.ndarray]:
     asked = {name: getattr(options, name) for name in (*_DRAWN, "sigma", "k") if getattr(options, name) is not None}
     cell = RECOVERY.resolve(asked)
     n, d, k = cell["n"], cell["d"], cell["k"]
-    check_memory(sensing_bytes(n, d, k), f"an instance of n={n}, d={d}, k={k}")
+    check_memory(sensing_bytes(n, d, k, options.dtype), f"an instance of n={n}, d={d}, k={k}")
     drawn = draw_instance(
         wrap_key(RECOVERY.key_data(cell, options.seed)),
         **{name: cell[name] for name in ("n", "d", "r", "kappa", "scale", "sigma")},
@@ -118,7 +118,7 @@ def _read(file: str, dtype: str, k: int | None) -> Any:
         problem = Problem.from_arrays(_numbers("A", A, dtype), _numbers("y", y, dtype))
     d = problem.operator.d
     k = d if k is None else k
-    check_memory(sensing_bytes(problem.operator.n, d, k), f"a recovery of n={problem.operator.n}, d={d}, k={k}")
+    check_memory(sensing_bytes(problem.operator.n, d, k, dtype), f"a recovery of n={problem.operator.n}, d={d}, k={k}")
     for remark in remarks:
         say(f"pruneft: note: {remark.message}")
     return problem

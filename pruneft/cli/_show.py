@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -75,6 +74,8 @@ def _draw_run(options: argparse.Namespace, kind: str) -> Any:
 
 
 def _draw_recovery(file: str, kind: str) -> Any:
+    import jax.numpy as jnp
+
     from pruneft.plot import before_after, training_curves
     from pruneft.prune import keep_share
     from pruneft.sensing import PruneRecipe, Recovery
@@ -87,7 +88,9 @@ def _draw_recovery(file: str, kind: str) -> Any:
         return training_curves(result.history).figure
     norms = result.history["column_norms"][-1]
     share = PruneRecipe().share
-    return before_after(norms, np.asarray(keep_share(norms, share)), threshold=share * float(norms.max())).figure
+    return before_after(
+        norms, np.asarray(keep_share(jnp.asarray(norms), share)), threshold=share * float(norms.max())
+    ).figure
 
 
 def runs(options: argparse.Namespace) -> int:
@@ -109,16 +112,25 @@ def runs(options: argparse.Namespace) -> int:
 def reproduce(options: argparse.Namespace) -> int:
     """Figure 1: make it, keep its numbers."""
     need_figures()
-    from pruneft.experiments.prunability import columns_kept, draw_figure, prunability
+    from pruneft.experiments.prunability import check, columns_kept, draw_figure, prunability
     from pruneft.plot import save
+    from pruneft.sensing import theory
 
     figure = check_figure(options.out)
     set_precision("float32")
     d, r = options.d, options.r
     k = d if options.k is None else options.k
-    if math.isfinite(options.n_per_dof):
-        n = max(1, round(options.n_per_dof * (r * d - r * (r - 1) / 2)))
-        check_memory(sensing_bytes(n, d, k), f"an instance of n={n}, d={d}, k={k}")
+    check(
+        d=d,
+        k=k,
+        r=r,
+        n_per_dof=options.n_per_dof,
+        seeds=options.seeds,
+        steps=options.steps,
+        plain_steps=options.plain_steps,
+    )
+    n = round(options.n_per_dof * theory.dof(d, r))
+    check_memory(sensing_bytes(n, d, k, "float32"), f"an instance of n={n}, d={d}, k={k}")
     with progress("prunability", quiet=options.quiet) as bar:
         bar(total=options.seeds, note="the first seed includes compilation")
         result = prunability(

@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     if experiment.figure:
         need_figures()
     set_precision(options.dtype)
-    _check_memory(experiment, planned)
+    _check_memory(experiment, planned, options.dtype)
     directory = run_path(options.runs_dir, name)
     started = time.monotonic()
     done, failed = 0, 0
@@ -138,12 +138,12 @@ def _grid(experiment: Experiment, file: GridFile, options: argparse.Namespace) -
     return make_grid(experiment, axes, file.seeds if options.seeds is None else options.seeds)
 
 
-def _check_memory(experiment: Experiment, planned: Sequence[Mapping[str, Any]]) -> None:
+def _check_memory(experiment: Experiment, planned: Sequence[Mapping[str, Any]], dtype: str) -> None:
     """Refuse trials that cannot fit; of an experiment of another subject nothing is known beforehand."""
     if experiment.subject != load(DEFAULT).subject or not planned:
         return
     need, sizes = max(
-        (sensing_bytes(sizes["n"], sizes["d"], sizes["k"]), tuple(sizes.items()))
+        (sensing_bytes(sizes["n"], sizes["d"], sizes["k"], dtype), tuple(sizes.items()))
         for sizes in map(experiment.sizes, planned)
     )
     check_memory(need, "a trial of " + ", ".join(f"{name}={size}" for name, size in sizes))

@@ -71,11 +71,7 @@ def prunability(
     Raises:
       ValueError: sizes make no sense.
     """
-    if not 1 <= r <= min(d, k) or seeds < 1 or steps < 1 or plain_steps < 1 or not 0 < n_per_dof < np.inf:
-        raise ValueError(
-            f"need 1 <= r <= min(d, k), finite positive n_per_dof, and at least one seed and step: got d={d}, k={k}, r={r}, "
-            f"n_per_dof={n_per_dof}, seeds={seeds}, steps={steps}, plain_steps={plain_steps}."
-        )
+    check(d=d, k=k, r=r, n_per_dof=n_per_dof, seeds=seeds, steps=steps, plain_steps=plain_steps)
     n = max(1, round(n_per_dof * theory.dof(d, r)))
     recipe = PruneRecipe()
     draw = jax.jit(functools.partial(_draw, n=n, d=d, k=k, r=r, anneal=recipe.anneal))
@@ -98,6 +94,19 @@ def prunability(
             on_seed(seed + 1)
     law = unregularised_law(np.full(r, 1 / np.sqrt(r)), k, draws=200, rng=np.random.default_rng(0))
     return Prunability(np.stack(norms["with"]), np.stack(norms["without"]), law, np.array(errors).T)
+
+
+def check(*, d: int, k: int, r: int, n_per_dof: float, seeds: int, steps: int, plain_steps: int) -> None:
+    """Refuse sizes of `prunability` that make no sense.
+
+    Raises:
+      ValueError: they do not.
+    """
+    if not 1 <= r <= min(d, k) or seeds < 1 or steps < 1 or plain_steps < 1 or not 0 < n_per_dof < np.inf:
+        raise ValueError(
+            f"need 1 <= r <= min(d, k), finite positive n_per_dof, and at least one seed and step: got d={d}, k={k}, r={r}, "
+            f"n_per_dof={n_per_dof}, seeds={seeds}, steps={steps}, plain_steps={plain_steps}."
+        )
 
 
 def unregularised_law(eigenvalues: np.ndarray, k: int, *, draws: int, rng: np.random.Generator) -> np.ndarray:

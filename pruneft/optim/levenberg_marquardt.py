@@ -36,7 +36,8 @@ class LMConfig:
       damping: first damping mu, in units of the normal matrix.
       lower, raise_: factor on mu after an accepted step (divides) and a refused one (multiplies).
       stall: two accepted steps in a row that lower the RSS by less than this share end the run.
-      target: an RSS of at most this ends the run.
+      target: an RSS of at most this ends the run. None: rounding level of unit data, (16 eps)²; below it steps are refused
+        at random and the budget would be spent on nothing.
     """
 
     max_steps: int = 40
@@ -44,7 +45,7 @@ class LMConfig:
     lower: float = 5.0
     raise_: float = 8.0
     stall: float = 1e-9
-    target: float = 0.0
+    target: float | None = None
 
 
 class _Carry(NamedTuple):
@@ -81,10 +82,11 @@ def levenberg_marquardt(
     floor = jnp.asarray(1e-7 if dtype == jnp.float32 else 1e-12, dtype)
     # Below this a fall is rounding: the squares of a float32 residual carry a relative error of that order.
     stall = max(config.stall, 8 * float(jnp.finfo(dtype).eps))
+    target = (16 * float(jnp.finfo(dtype).eps)) ** 2 if config.target is None else config.target
     identity = jnp.eye(start.shape[0], dtype=dtype)
 
     def go_on(carry: _Carry) -> Array:
-        unfinished = (carry.steps < config.max_steps) & (carry.stalled < 2) & (carry.rss > config.target)
+        unfinished = (carry.steps < config.max_steps) & (carry.stalled < 2) & (carry.rss > target)
         return unfinished & jnp.isfinite(carry.rss) & (carry.damping < 1e12)
 
     def iterate(carry: _Carry) -> _Carry:

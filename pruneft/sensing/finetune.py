@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
+from typing import Any
 
 import optax
 
 from pruneft.sensing.theory import tangent_spectrum
 
 
-def nesterov(n: int, dof: int, largest: float, kappa: float = 1.0) -> optax.GradientTransformation:
+def nesterov(n: int, dof: int, largest: Any, kappa: float = 1.0) -> optax.GradientTransformation:
     """Nesterov's accelerated gradient for fine-tuning a factor of the right rank.
 
     Step ``1 / (8 l_1 a)``, the inverse of the largest curvature of the mean squared error, and the momentum that
@@ -20,7 +22,7 @@ def nesterov(n: int, dof: int, largest: float, kappa: float = 1.0) -> optax.Grad
       n: measurements.
       dof: degrees of freedom at the rank.
       largest: l_1, largest eigenvalue of M in the units of the problem whose gradient is used; for the normalised
-        problem at most 1.
+        problem at most 1. May be traced.
       kappa: condition number of M, or a bound on it.
 
     Raises:
@@ -28,7 +30,8 @@ def nesterov(n: int, dof: int, largest: float, kappa: float = 1.0) -> optax.Grad
 
     Source: Nesterov (1983); step and momentum by a spectral argument of ours.
     """
-    if not (largest > 0 and kappa >= 1):
+    sensible = kappa >= 1 and (not isinstance(largest, Real) or largest > 0)  # a traced value cannot be asked
+    if not sensible:
         raise ValueError(f"largest must be positive and kappa at least 1: got largest={largest}, kappa={kappa}.")
     low, high = tangent_spectrum(n, dof)
     root = math.sqrt(2 * kappa * high / low)
