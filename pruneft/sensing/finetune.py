@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
 from typing import Any
 
 import optax
@@ -30,7 +29,7 @@ def nesterov(n: int, dof: int, largest: Any, kappa: float = 1.0) -> optax.Gradie
 
     Source: Nesterov (1983); step and momentum by a spectral argument of ours.
     """
-    sensible = kappa >= 1 and (not isinstance(largest, Real) or largest > 0)  # a traced value cannot be asked
+    sensible = kappa >= 1 and (not isinstance(largest, int | float) or largest > 0)  # a traced value cannot be asked
     if not sensible:
         raise ValueError(f"largest must be positive and kappa at least 1: got largest={largest}, kappa={kappa}.")
     low, high = tangent_spectrum(n, dof)

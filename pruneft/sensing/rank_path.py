@@ -168,7 +168,10 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
         )
         best = jnp.maximum(memory.any.answer.rank, 1)
         # An exact fit ends the scan: any higher rank fits exactly too.
-        near = (memory.rank <= best + recipe.beyond) & ~exact
+        # Nor does the scan stop short of an answer that could be accepted: below a high rank every fit is bad, and the scores
+        # of bad fits say little about where the good one will be.
+        poor = ~(expected(lane, memory.any) <= recipe.limit)
+        near = ((memory.rank <= best + recipe.beyond) | poor) & ~exact
         onward = scannable(lane, memory.rank) & (near | (lane.rank > 0))
         judged = judge(lane, memory._replace(rank=jnp.full_like(memory.rank, largest + 1)))
         return jax.tree.map(lambda a, b: jnp.where(onward, a, b), memory, judged)
