@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from pruneft.pipeline import Penalty, Pipeline
@@ -66,7 +67,16 @@ def resolve(cell: Cell) -> dict[str, Any]:
     Raises:
       ValueError: the cell makes no sense; the message says what was expected, what came and what to do.
     """
+    names = [axis.name for axis in _AXES]
+    for name in cell:
+        if name not in names:
+            raise ValueError(f"unknown axis {name!r} of a cell: known are {', '.join(names)}.")
+    if cell.get("n") is not None and cell.get("n_per_dof") is not None:
+        raise ValueError(f"give n or n_per_dof, not both: got n={cell['n']}, n_per_dof={cell['n_per_dof']}.")
     given = {axis.name: cell.get(axis.name, axis.default) for axis in _AXES}
+    for name in ("d", "r", "n", "k"):
+        if isinstance(given[name], np.integer):
+            given[name] = int(given[name])
     for name in ("d", "r"):
         _whole(name, given[name])
     d, r = int(given["d"]), int(given["r"])

@@ -46,6 +46,15 @@ def test_a_cell_that_makes_no_sense_is_refused(cell, words):
         resolve(cell)
 
 
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [({"n": 7, "n_per_dof": 9.0}, "give n or n_per_dof, not both"), ({"sigmas": 0.1}, "unknown axis 'sigmas'")],
+)
+def test_a_cell_that_could_be_misread_is_refused(cell, words):
+    with pytest.raises(ValueError, match=words):
+        resolve(cell)
+
+
 def test_a_cell_is_filled_in_and_measurements_follow_from_the_ratio():
     cell = resolve({"d": 10, "r": 3, "n_per_dof": 1.5})
     assert cell["n"] == round(1.5 * theory.dof(10, 3)) == 40
@@ -53,7 +62,7 @@ def test_a_cell_is_filled_in_and_measurements_follow_from_the_ratio():
     assert "n_per_dof" not in cell
     assert set(cell) == {axis.name for axis in EXPERIMENT.axes} - {"n_per_dof"}
     assert sizes(cell) == {"n": 40, "d": 10, "k": 10}
-    assert resolve({"n": 7, "n_per_dof": 9.0})["n"] == 7
+    assert resolve({"n": np.int64(7), "d": np.int32(8)})["n"] == 7
     assert resolve({"n_per_dof": 1e-9})["n"] == 1
     assert resolve(cell) == cell
 
