@@ -162,7 +162,7 @@ def measure() -> list[Table]:
             ],
             rows=rows,
             says=". ".join(_verdict("first" if call == 1 else "second", gains[call]) for call in (1, 2))
-            + ". The loop keeps its programs for the second call, a sweep makes new ones at every call, and does more: "
+            + ". Both keep their programs for the second call. A sweep does more: "
             "attempts, pruning, Levenberg-Marquardt and a ledger.",
         )
     ]
