@@ -109,6 +109,7 @@ def _read(file: str, dtype: str, k: int | None) -> Any:
                     f"found {', '.join(archive.files) or 'none'}."
                 )
             A, y = archive["A"], archive["y"]
+    # NotImplementedError: zipfile's word for an archive that is encrypted or compressed in a way it does not know.
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise CommandError(f"{file} is not an .npz file of plain arrays: {error}") from error
     except OSError as error:

@@ -64,8 +64,14 @@ def test_a_residual_that_is_not_finite_leaves_a_gap_and_a_cross():
 
 
 def test_a_history_of_one_step_or_of_failures_only_is_drawn(tmp_path):
-    save(training_curves({"step": [0], "residual": [1.0]}).figure, tmp_path / "one.png")
-    save(training_curves({"step": [0, 1], "residual": [np.nan] * 2}).figure, tmp_path / "none.png")
+    one = training_curves({"step": [0], "residual": [1.0]})
+    failed = training_curves({"step": [0, 1], "residual": [np.nan] * 2})
+    assert one.not_finite is None
+    assert failed.not_finite is not None
+    np.testing.assert_array_equal(failed.not_finite.get_xdata(), [0, 1])
+    for name, drawn in (("one.png", one), ("none.png", failed)):
+        save(drawn.figure, tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 0
 
 
 @pytest.mark.parametrize(

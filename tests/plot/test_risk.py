@@ -35,7 +35,10 @@ def test_a_failed_trial_counts_as_an_infinite_error_and_is_reported():
 
 
 def test_one_point_is_enough(tmp_path):
-    save(risk_curve([10], {"a": [[0.5, 0.6]]}).figure, tmp_path / "one.png")
+    drawn = risk_curve([10], {"a": [[0.5, 0.6]]})
+    np.testing.assert_allclose(drawn.medians["a"].get_ydata(), [0.55])
+    save(drawn.figure, tmp_path / "one.png")
+    assert (tmp_path / "one.png").stat().st_size > 0
 
 
 def test_it_draws_into_the_axes_it_is_given():
