@@ -21,6 +21,8 @@ class Status(IntEnum):
     PRUNED_TO_NOTHING = 5
     REJECTED = 6
     NOT_IDENTIFIABLE = 7
+    UNFINISHED = 8
+    WORKER_LOST = 9
 
 
 _OK = frozenset({Status.CONVERGED, Status.RANK_UNCERTAIN})
@@ -48,6 +50,13 @@ _MESSAGES = {
     ),
     Status.NOT_IDENTIFIABLE: (
         "not identifiable: even rank 1 has too many degrees of freedom for this number of measurements. Take more measurements."
+    ),
+    Status.UNFINISHED: (
+        "unfinished: the trial never said that it was finished, and the sweep ended it at its limit of steps, or its turn or stage left it "
+        "where it was. Give the trial a step budget, or raise max_steps."
+    ),
+    Status.WORKER_LOST: (
+        "worker lost: the process that computed this trial died, twice, with nothing else to compute. Give it more memory, or choose smaller sizes."
     ),
 }
 

@@ -228,6 +228,10 @@ class Bucket:
         return dict(self.static)[name]
 
 
+def _guess(cell: Cell) -> float:
+    return 1000.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """What a sweep runs.
@@ -248,8 +252,11 @@ class Experiment:
       module: where the content hash starts (``__name__`` of the module that defines the experiment).
       settings: whatever else of the experiment changes its numbers; part of the content hash.
       success: the reported scalar that counts as success in a phase diagram.
+      expected_steps: resolved cell -> a guess at the steps of its trials. The plan weighs padding against compilation with
+        it, and trials that take longest go first; results never depend on it.
       figure: ``"module:function"`` that draws a run, rows -> matplotlib Figure; by name, because what draws is no part
         of what computes.
+      panels: ``"module:function"``, rows -> the panels of a phase diagram (`pruneft.report.Panel`), for the report page.
     """
 
     name: str
@@ -265,7 +272,9 @@ class Experiment:
     padded: tuple[str, ...] = ("n",)
     settings: str = ""
     success: str = "success"
+    expected_steps: Callable[[Cell], float] = _guess
     figure: str = ""
+    panels: str = ""
 
     def data_cell(self, cell: Cell) -> dict[str, Any]:
         """The part of a resolved cell that decides what is drawn."""

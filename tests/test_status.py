@@ -16,6 +16,8 @@ def test_stored_codes_keep_their_meaning():
         "PRUNED_TO_NOTHING": 5,
         "REJECTED": 6,
         "NOT_IDENTIFIABLE": 7,
+        "UNFINISHED": 8,
+        "WORKER_LOST": 9,
     }
 
 
@@ -35,7 +37,7 @@ def test_no_two_statuses_say_the_same():
     assert len({message(status) for status in Status}) == len(Status)
 
 
-@pytest.mark.parametrize("code", [-1, 8, 99])
+@pytest.mark.parametrize("code", [-1, 10, 99])
 def test_an_unknown_code_is_refused_with_those_that_there_are(code):
     with pytest.raises(ValueError, match=rf"unknown status code {code}; known are 0 RUNNING, 1 CONVERGED"):
         message(code)
