@@ -23,7 +23,7 @@ from benchmarks.table import Table, seconds, times
 from benchmarks.timing import Case, CompileClock
 from pruneft.experiments.recovery import EXACT_ERROR, METHODS, RECOVERY
 from pruneft.pipeline import Anneal
-from pruneft.sensing.draw import STARTS, draw_instance
+from pruneft.sensing.draw import draw_instance
 from pruneft.sensing.loss import objective
 from pruneft.sweep import Ledger, cells, make_grid, sweep
 from pruneft.trial import wrap_key
@@ -79,7 +79,7 @@ def _plain_program(n: int, d: int, r: int) -> Callable[[Array], Array]:
         drawn = draw_instance(key, n=n, d=d, r=r, dtype=jnp.float32)
         unit = jnp.sqrt(jnp.mean(jnp.square(drawn.y)))
         y = drawn.y / unit
-        start = jax.random.normal(jax.random.fold_in(key, STARTS), (d, d), jnp.float32) * (anneal.start_norm / d)
+        start = jax.random.normal(jax.random.fold_in(key, 2), (d, d), jnp.float32) * (anneal.start_norm / d)
 
         def step(carry: tuple[Array, Any], progress: Array) -> tuple[tuple[Array, Any], None]:
             factor, state = carry

@@ -56,7 +56,8 @@ _MESSAGES = {
         "where it was. Give the trial a step budget, or raise max_steps."
     ),
     Status.WORKER_LOST: (
-        "worker lost: the process that computed this trial died, twice, with nothing else to compute. Give it more memory, or choose smaller sizes."
+        "worker lost: the process that computed this trial died, twice, with nothing else to compute. "
+        "Give it more memory, or choose smaller sizes."
     ),
 }
 

@@ -21,7 +21,7 @@ from pruneft.penalty import group_norms
 from pruneft.pipeline import Anneal, Optimizer, Penalty, penalty_gradient
 from pruneft.sensing import lane as lanes
 from pruneft.sensing import theory
-from pruneft.sensing.draw import STARTS, draw_instance
+from pruneft.sensing.draw import draw_instance
 from pruneft.sensing.recipe import PruneRecipe, schedule
 from pruneft.trial import data_key, wrap_key
 
@@ -160,9 +160,7 @@ def _ends(anneal: Anneal, lam: float | None = None) -> Penalty:
 def _draw(words: Array, *, n: int, d: int, k: int, r: int, anneal: Anneal) -> lanes.Lane:
     key = wrap_key(words)
     instance = draw_instance(key, n=n, d=d, r=r)
-    starts = lanes.draw_starts(
-        jax.random.fold_in(key, STARTS), 1, 1, d, k, live_d=d, live_k=k, norm=anneal.start_norm, dtype=jnp.float32
-    )
+    starts = lanes.draw_starts(key, 1, 1, d, k, live_d=d, live_k=k, norm=anneal.start_norm, dtype=jnp.float32)
     truth = lanes.Truth(instance.truth, jnp.asarray(r, jnp.int32))
     return lanes.make_lane(instance.operator, instance.y, starts, _ends(anneal), sigma=0.0, truth=truth)
 

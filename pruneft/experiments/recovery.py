@@ -7,16 +7,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from pruneft.pipeline import Penalty, Pipeline
+from pruneft.random import normals
 from pruneft.sensing import lane as lanes
 from pruneft.sensing import theory
 from pruneft.sensing.column_pruning import column_pruning
-from pruneft.sensing.draw import STARTS, draw_instance
+from pruneft.sensing.draw import instance_blocks, make_instance
 from pruneft.sensing.rank_path import rank_path
 from pruneft.sensing.recipe import PathRecipe, PruneRecipe, schedule
 from pruneft.trial import Axis, Bucket, Cell, Experiment, Trial
@@ -154,10 +154,9 @@ def trial(bucket: Bucket, *, prune: PruneRecipe = PruneRecipe(), path: PathRecip
     def draw(key: Array, values: Mapping[str, Any]) -> lanes.Lane:
         dtype = values["n"].dtype
         whole = {name: jnp.round(values[name]).astype(jnp.int32) for name in ("n", "d", "k", "r")}
-        instance = draw_instance(
-            key,
-            n=n,
-            d=d,
+        *instance_draws, columns = normals(key, *instance_blocks(n, d), lanes.starts_block(attempts, starts, d, k))
+        instance = make_instance(
+            *instance_draws,
             r=whole["r"],
             kappa=values["kappa"],
             scale=values["scale"],
@@ -166,16 +165,8 @@ def trial(bucket: Bucket, *, prune: PruneRecipe = PruneRecipe(), path: PathRecip
             live_n=whole["n"],
             live_d=whole["d"],
         )
-        begin = lanes.draw_starts(
-            jax.random.fold_in(key, STARTS),
-            attempts,
-            starts,
-            d,
-            k,
-            live_d=whole["d"],
-            live_k=whole["k"],
-            norm=anneal.start_norm,
-            dtype=jnp.float32,
+        begin = lanes.make_starts(
+            columns, attempts, live_d=whole["d"], live_k=whole["k"], norm=anneal.start_norm, dtype=jnp.float32
         )
         ends = (values[name].astype(jnp.float32).reshape(1, 1, 1) for name in Penalty._fields)
         return lanes.make_lane(

@@ -1,26 +1,22 @@
 """Drawing instances of Gaussian matrix sensing: measurements, a truth of given rank and conditioning, and data.
 
-Draws belong to the trial: measurement i is one one-dimensional draw from a key folded with i, so an instance is the
-same, bit for bit, whatever it is padded to and whatever else is drawn beside it. They are made in float32 and cast, so
-float32 and float64 see the same instance too.
+Draws belong to the trial: entry j of measurement i is a function of the trial's key, i and j alone (`pruneft.random`), so
+an instance is the same, bit for bit, whatever it is padded to and whatever else is drawn beside it. They are made in
+float32 and cast, so float32 and float64 see the same instance too.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pruneft.random import Block, normals
 from pruneft.sensing.operator import PackedOperator, cast
 from pruneft.sensing.packing import packed_size
 
-_MEASUREMENTS, _TRUTH, STARTS = (
-    0,
-    1,
-    2,
-)  # what a trial's key is folded with; never renumber: every stored result depends on it
+_MEASUREMENTS, _TRUTH = 0, 1  # streams; 2 is that of the starting factors (`pruneft.sensing.lane`)
 
 
 class Instance(NamedTuple):
@@ -69,21 +65,50 @@ def draw_instance(
       The `Instance`. The measurements are packed Gaussian: ``svec(A_i) ~ N(0, I)``, the law of the symmetric part of an
       iid Gaussian matrix, so ``E <A_i, X>^2 = ||X||_F^2``.
     """
-    live_n = n if live_n is None else live_n
-    live_d = d if live_d is None else live_d
-    d_number = jnp.asarray(live_d, jnp.int32)
+    return make_instance(
+        *normals(key, *instance_blocks(n, d)),
+        r=r,
+        kappa=kappa,
+        scale=scale,
+        sigma=sigma,
+        dtype=dtype,
+        live_n=live_n,
+        live_d=live_d,
+    )
 
-    measurement_key = jax.random.fold_in(key, _MEASUREMENTS)
-    # One draw per measurement, the noise its first entry: a call site of the generator costs half a second to compile.
-    draws = jax.vmap(
-        lambda i: jax.random.normal(jax.random.fold_in(measurement_key, i), (1 + packed_size(d),), jnp.float32)
-    )(jnp.arange(n, dtype=jnp.uint32))
+
+def instance_blocks(n: int, d: int) -> tuple[Block, Block]:
+    """What `make_instance` needs drawn: for callers that draw more with the same call of the generator."""
+    # The noise is the first entry of its measurement's row.
+    return Block(_MEASUREMENTS, n, 1 + packed_size(d)), Block(_TRUTH, d, d)
+
+
+def make_instance(
+    measurements: Float[Array, "n columns"],
+    directions: Float[Array, "d d"],
+    *,
+    r: Any,
+    kappa: Any = 1.0,
+    scale: Any = 1.0,
+    sigma: Any = 0.0,
+    dtype: Any = jnp.float32,
+    live_n: Any = None,
+    live_d: Any = None,
+) -> Instance:
+    """`draw_instance` of numbers drawn already.
+
+    Args:
+      measurements, directions: standard normal, float32, for the blocks of `instance_blocks`.
+      r, kappa, scale, sigma, dtype, live_n, live_d: as in `draw_instance`.
+    """
+    n, d = measurements.shape[0], directions.shape[0]
+    live_n = n if live_n is None else live_n
+    d_number = jnp.asarray(d if live_d is None else live_d, jnp.int32)
     live = jnp.arange(n, dtype=jnp.int32) < live_n
     inside = jnp.arange(packed_size(d), dtype=jnp.int32) < (d_number * (d_number + 1)) // 2
-    rows = jnp.where(live[:, None] & inside, draws[:, 1:], 0)
-    noise = jnp.where(live, draws[:, 0], 0).astype(dtype)
-
-    factor = draw_truth(jax.random.fold_in(key, _TRUTH), d=d, r=r, kappa=kappa, scale=scale, dtype=dtype, live_d=live_d)
+    rows = jnp.where(live[:, None] & inside, measurements[:, 1:], 0)
+    noise = jnp.where(live, measurements[:, 0], 0).astype(dtype)
+    factor = _truth(directions, r=r, kappa=kappa, scale=scale, dtype=dtype, live_d=d_number)
     truth = factor @ factor.T
     operator = PackedOperator(rows)
     y = cast(operator, dtype).apply(truth) + jnp.asarray(sigma, dtype) * noise
@@ -97,11 +122,16 @@ def draw_truth(
 
     Uniform eigenvectors, eigenvalues geometric from l_1 to l_1/kappa, ``||U* U*ᵀ||_F = scale``.
     """
-    live_d = d if live_d is None else live_d
-    columns = jax.vmap(lambda j: jax.random.normal(jax.random.fold_in(key, j), (d,), jnp.float32))(
-        jnp.arange(d, dtype=jnp.uint32)
-    )
-    gaussian = jnp.where(jnp.arange(d, dtype=jnp.int32)[:, None] < live_d, columns.T, 0).astype(dtype)
+    (directions,) = normals(key, Block(_TRUTH, d, d))
+    return _truth(directions, r=r, kappa=kappa, scale=scale, dtype=dtype, live_d=d if live_d is None else live_d)
+
+
+def _truth(
+    directions: Float[Array, "d d"], *, r: Any, kappa: Any, scale: Any, dtype: Any, live_d: Any
+) -> Float[Array, "d d"]:
+    d = directions.shape[0]
+    # A row of draws for each column, so that padding either side leaves the leading block.
+    gaussian = jnp.where(jnp.arange(d, dtype=jnp.int32)[:, None] < live_d, directions.T, 0).astype(dtype)
     basis = jnp.linalg.qr(gaussian)[0]  # its first r columns depend on the first r of the Gaussian alone
     place = jnp.arange(d, dtype=jnp.int32)
     wide = jnp.maximum(jnp.asarray(r, dtype) - 1, 1)

@@ -16,11 +16,10 @@ from jaxtyping import Array, Bool, Float, Int
 from pruneft.optim import LMConfig, LMResult, levenberg_marquardt
 from pruneft.penalty import group_norms
 from pruneft.pipeline import Penalty
+from pruneft.random import Block, normals
 from pruneft.sensing.operator import Gram, PackedOperator, cast
 
-# Starting columns are keyed by (attempt, start, column) through one integer; the stride is fixed so that padding k
-# moves no key.
-_COLUMN_STRIDE = 1 << 14
+_STARTS = 2  # first stream of the starting factors; 0 and 1 are those of `pruneft.sensing.draw`
 
 
 class Truth(NamedTuple):
@@ -145,16 +144,22 @@ def make_lane(
 def draw_starts(
     key: Array, attempts: int, starts: int, d: int, k: int, *, live_d: Any, live_k: Any, norm: float, dtype: Any
 ) -> Float[Array, "attempts starts d k"]:
-    """Gaussian starting factors of Frobenius norm about ``norm``.
+    """Gaussian starting factors of Frobenius norm about ``norm``; padding d or k changes no live entry."""
+    (columns,) = normals(key, starts_block(attempts, starts, d, k))
+    return make_starts(columns, attempts, live_d=live_d, live_k=live_k, norm=norm, dtype=dtype)
 
-    Column by column, so that padding d or k changes no live entry.
-    """
-    place = (
-        jnp.arange(attempts * starts, dtype=jnp.uint32)[:, None] * _COLUMN_STRIDE
-        + jnp.arange(k, dtype=jnp.uint32)[None]
-    )
-    columns = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (d,), jnp.float32))(place.reshape(-1))
-    factor = jnp.swapaxes(columns.reshape(attempts, starts, k, d), -1, -2)
+
+def starts_block(attempts: int, starts: int, d: int, k: int) -> Block:
+    """What `make_starts` needs drawn: for callers that draw more with the same call of the generator."""
+    return Block(_STARTS, k, d, attempts * starts)
+
+
+def make_starts(
+    columns: Float[Array, "all k d"], attempts: int, *, live_d: Any, live_k: Any, norm: float, dtype: Any
+) -> Float[Array, "attempts starts d k"]:
+    """`draw_starts` of numbers drawn already, for the block of `starts_block`."""
+    every, k, d = columns.shape
+    factor = jnp.swapaxes(columns, -1, -2).reshape(attempts, every // attempts, d, k)
     live = (jnp.arange(d, dtype=jnp.int32)[:, None] < live_d) & (jnp.arange(k, dtype=jnp.int32)[None] < live_k)
     size = norm / jnp.sqrt(jnp.asarray(live_d, jnp.float32) * jnp.asarray(live_k, jnp.float32))
     return jnp.where(live, factor * size, 0).astype(dtype)

@@ -17,7 +17,7 @@ import numpy as np
 
 from pruneft.sweep.code import code_of
 from pruneft.sweep.grid import Grid, cells
-from pruneft.sweep.lanes import Programs, batches, run_batch, stack_inputs
+from pruneft.sweep.lanes import Programs
 from pruneft.sweep.ledger import Ledger, Row
 from pruneft.sweep.plan import Planned, Task, plan
 from pruneft.sweep.runs import LEDGER_NAME, hold
