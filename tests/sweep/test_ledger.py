@@ -82,7 +82,7 @@ def test_reports_of_every_kind_of_scalar_come_back_exactly(path):
         ({"status": 1.0}, "integer `status`"),
         ({"status": 1, "x": np.zeros(2)}, "scalars only"),
         ({"status": 1, "x": [1]}, "scalars only"),
-        ({"status": 1, "gain": 2.0}, "must differ from the axes and from 'seed', got gain"),
+        ({"status": 1, "gain": 2.0}, "must differ from the axes and from 'seed'.*got gain"),
         ({"status": 1, "seed": 2}, "got seed"),
     ],
 )
@@ -140,7 +140,7 @@ def test_the_same_code_may_go_on_under_another_manifest(path):
         assert ledger.missing([CELL], 3) == [(CELL, 2)]
         assert ledger.write([Row(CELL, seed, REPORT) for seed in range(3)]) == 1
         assert ledger.manifest["jax"] == "0.7"
-        by_manifest = "select code.manifest, count(*) from trial join code on code.id = trial.code group by code.id"
+        by_manifest = "select manifest, count(*) from trial group by manifest order by manifest"
         assert [number for _, number in ledger._connection.execute(by_manifest)] == [2, 1]
 
 
@@ -237,7 +237,7 @@ def test_a_damaged_ledger_is_reported_as_such(path):
             ledger.rows()
     path.write_bytes(whole)
     with Ledger.open(path) as ledger:
-        ledger._connection.execute("update trial set report = '{' where seed = 7")
+        ledger._connection.execute("update cell set spec = '{'")
         with pytest.raises(LedgerError, match="is damaged"):
             ledger.rows()
 
