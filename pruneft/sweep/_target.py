@@ -49,7 +49,7 @@ def replacing(out: str | Path, kind: str, *, force: bool) -> Iterator[Path]:
         _move(part, target, hidden / "old")
     except (ExportError, LedgerError):
         raise
-    except (OSError, RuntimeError) as error:  # HDF5 says what the disk says in a RuntimeError
+    except OSError as error:
         raise ExportError(_explanation(target, error)) from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
@@ -105,9 +105,8 @@ def _move(part: Path, target: Path, old: Path) -> None:
         raise
 
 
-def _explanation(target: Path, error: Exception) -> str:
-    number, text = getattr(error, "errno", None), str(error).strip().partition("\n")[0]
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if number in full or any(os.strerror(each) in str(error) for each in full):
+def _explanation(target: Path, error: OSError) -> str:
+    number, text = error.errno, str(error).strip().partition("\n")[0]
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"no space is left for {target}, and nothing was written. Free some space, or choose another --out."
     return f"cannot write {target}, and nothing was written: {text}. Check the space left, and your permissions there."

@@ -169,17 +169,12 @@ def export_netcdf(ledger: Ledger, out: str | Path, *, force: bool = False, of: S
     Raises:
       ValueError: as `summary` does.
     """
-    engines = [
-        name
-        for name, needed in (("h5netcdf", "h5py"), ("netCDF4", "netCDF4"))
-        if importlib.util.find_spec(needed) is not None
-    ]
-    if not engines:
+    if None in map(importlib.util.find_spec, ("h5netcdf", "h5py")):
         raise ImportError("netCDF files need h5netcdf: python -m pip install 'pruneft[export]'")
-    engine: Any = engines[0].lower()
     with replacing(out, "netcdf", force=force) as part:
         data = summary(ledger, of=of)
-        data.to_netcdf(part, engine=engine, format="NETCDF4")
+        # By way of memory: HDF5 does not get over a full disk, and a summary is small.
+        part.write_bytes(data.to_netcdf(engine="h5netcdf"))
     return Exported(Path(out), int(data["trials"].size), tuple(map(str, data.data_vars)))
 
 

@@ -93,6 +93,108 @@ def test_a_report_that_cannot_be_stored_is_refused_and_nothing_of_its_batch_is_k
         assert ledger.count() == 0
 
 
+@pytest.mark.parametrize(
+    "value", [True, False, 0, 1, -7, 2**63 - 1, 0.0, 1.0, -0.0, 0.1, 1e308, math.inf, "", "1", "nan", None]
+)
+def test_a_scalar_comes_back_with_the_type_it_had(path, value):
+    with _begun(path) as ledger:
+        ledger.write([Row(CELL, 0, {"status": 1, "x": value})])
+        (row,) = ledger.rows()
+    assert (type(row["x"]), repr(row["x"])) == (type(value), repr(value))
+
+
+def test_one_name_may_be_of_several_kinds_and_absent_is_not_none(path):
+    reports = [{"x": True}, {"x": 1}, {"x": 1.0}, {"x": "1"}, {"x": None}, {"y": math.nan}, {}]
+    with _begun(path) as ledger:
+        ledger.write([Row(CELL, seed, {"status": 1, **report}) for seed, report in enumerate(reports)])
+        rows = ledger.rows()
+    found = [{name: row[name] for name in row.keys() - CELL.keys() - {"seed", "status"}} for row in rows]
+    assert repr(found) == repr(reports)
+
+
+def test_everymay_report_different_names_and_a_later_writer_new_ones(path):
+    with _begun(path) as first, _begun(path) as second:
+        first.write([Row(CELL, 0, {"status": 1, "x": 1})])
+        second.write([Row({**CELL, "a": 9}, 0, {"status": 3, "y": 2.5, "x": 2})])
+        first.write([Row(CELL, 1, {"status": 1, "y": 3.5, "z": "w"})])
+        assert [{name: row.get(name) for name in "xyz"} for row in second.rows()] == [
+            {"x": 1, "y": None, "z": None},
+            {"x": None, "y": 3.5, "z": "w"},
+            {"x": 2, "y": 2.5, "z": None},
+        ]
+
+
+@pytest.mark.parametrize(
+    ("cell", "report", "message"),
+    [
+        (CELL, {"status": 1, "x": 2**63}, "must fit into 64 bits, got 9223372036854775808 for 'x'"),
+        (CELL, {"status": 1, 3: 1}, "reported names are text"),
+        (CELL, {"status": 1, "status_name": "x"}, "got status_name"),
+        ({"seed": 1}, {"status": 1}, "an axis must not be called .*got seed"),
+        (CELL, {"status": 1, **{f"x{i}": i for i in range(1501)}}, "at most 1500 different reported names"),
+    ],
+)
+def test_what_a_table_cannot_hold_is_refused_and_leaves_no_column_behind(path, cell, report, message):
+    with _begun(path) as ledger:
+        with pytest.raises(ValueError, match=message):
+            ledger.write([Row(CELL, 0, {"status": 1, "fresh": 1}), Row(cell, 1, report)])
+        assert (ledger.count(), ledger._columns, ledger.snapshot().columns) == (0, {}, ())
+
+
+def test_a_row_that_a_worker_returns_twice_is_stored_once_as_it_came_first(path):
+    first = [Row(CELL, seed, {"status": 1, "value": seed}) for seed in range(3)]
+    again = [Row(CELL, seed, {"status": 3, "other": 1.5}) for seed in range(2)]
+    with _begun(path) as ledger:
+        assert ledger.write([first[0], again[0], first[1], first[0]]) == 2
+        assert ledger.write([*again, *first]) == 1
+        assert ledger.rows() == [{**CELL, "seed": seed, "status": 1, "value": seed} for seed in range(3)]
+
+
+def test_rows_are_of_one_moment_though_a_writer_goes_on(path):
+    with _begun(path) as ledger:
+        ledger.write([Row(CELL, seed, REPORT) for seed in range(3000)])
+        rows = ledger.iter_rows()
+        first = next(rows)
+        assert ledger.write([Row(CELL, seed, {**REPORT, "new": 1}) for seed in range(3000, 3010)]) == 10
+        assert [first["seed"], *(row["seed"] for row in rows)] == list(range(3000))
+        assert ledger.count() == 3010
+
+
+def test_statuses_are_counted(path):
+    with _begun(path) as ledger:
+        assert ledger.statuses() == {}
+        ledger.write([Row({**CELL, "a": 1 + seed % 3}, seed, {"status": (1, 1, 3, 4)[seed % 4]}) for seed in range(20)])
+        assert list(ledger.statuses().items()) == [(1, 10), (3, 5), (4, 5)]
+
+
+def test_what_counts_as_success_is_remembered(path):
+    with Ledger.open(path) as ledger:
+        assert ledger.success == "success"
+        ledger.begin(CODE, "toy", MANIFEST, success="exact")
+        ledger.write([Row(CELL, 0, {"status": 1, "exact": True})])
+    with Ledger.open(path, read_only=True) as ledger:
+        assert ledger.success == "exact"
+
+
+def test_few_planned_trials_are_looked_up_without_reading_the_others(path):
+    with _begun(path) as ledger:
+        every = [{**CELL, "a": a} for a in range(1, 21)]
+        ledger.write([Row(cell, seed, REPORT) for cell in every for seed in range(1000)])
+        steps = []
+        ledger._connection.set_progress_handler(lambda: steps.append(1), 1000)
+        assert len(ledger.missing([{**CELL, "a": 7}, {**CELL, "a": 999}], 1001)) == 1002
+        ledger._connection.set_progress_handler(None, 0)
+        assert len(steps) < 30  # reading all 20 000 takes two hundred
+        assert ledger.missing([{**CELL, "a": 7}] * 2, 1001) == [({**CELL, "a": 7}, 1000)] * 2
+        assert ledger.missing([CELL], 0) == ledger.missing([], 5) == []
+
+
+def test_missing_trials_are_found_in_a_ledger_that_may_only_be_read(path):
+    _filled(path, 3)
+    with Ledger.open(path, read_only=True) as ledger:
+        assert ledger.missing([CELL], 5) == [(CELL, 3), (CELL, 4)]
+
+
 PLANS = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 4), st.integers(0, 9)), max_size=12)
 
 
@@ -114,7 +216,7 @@ def test_a_trial_is_stored_once_and_stays_as_it_was_first_written(batches):
         assert missing == {(a, seed) for a in (1, 2, 3) for seed in range(5)} - set(first)
 
 
-def test_cells_that_differ_in_the_spelling_of_a_number_are_one(path):
+def test_everythat_differ_in_the_spelling_of_a_number_are_one(path):
     with _begun(path) as ledger:
         assert ledger.write([Row({**CELL, "b": 10}, 0, REPORT), Row({**CELL, "b": 10.0}, 0, REPORT)]) == 1
 
@@ -289,6 +391,7 @@ def test_a_reader_reads_while_a_writer_writes_and_cannot_write(path):
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
 PROLOGUE = """
+from pruneft.sweep.progress import Progress
 code, path = Code(**code), Path(path)
 def rows(start, count):
     return [Row(cell, seed, {"status": 1, "value": seed / 7}) for seed in range(start, start + count)]
@@ -307,18 +410,20 @@ def test_a_killed_writer_loses_no_acknowledged_trial(tmp_path):
 ledger = Ledger.open(path)
 ledger.begin(code, "toy", {})
 for start in range(0, 10**9, 20):
-    ledger.write(rows(start, 20))
+    ledger.write(rows(start, 20), Progress(10**9, start + 20, 0, 0, 1.0, None, None, 1.0, 1, "running"))
     os.write(1, b"%d\\n" % (start + 20))
 """
     delay = random.Random()
-    for number in range(6):
+    for number in range(20):
         path = tmp_path / f"{number}.sqlite"
         process = _process(body, path)
         process.first_line()
-        time.sleep(delay.uniform(0.0, 0.2))
+        time.sleep(delay.uniform(0.0, 0.1))
         acknowledged = int(process.kill(signal.SIGKILL)[-1])
         with Ledger.open(path) as ledger:
-            stored = [row["seed"] for row in ledger.rows()]
+            stored = [row["seed"] for row in ledger.rows() if row["value"] == row["seed"] / 7]
+            # The progress speaks of the rows that are there.
+            assert ledger.progress[0].done == len(stored)
             # The batch under way when the kill came is there as a whole or not at all.
             assert stored == list(range(len(stored)))
             assert len(stored) in (acknowledged, acknowledged + 20)
