@@ -54,8 +54,9 @@ class Column(NamedTuple):
             return "0"
         if self.kind == "str":
             return f"coalesce({self.sql} <> '', 0)"
-        # A blob is larger than every number, so NaN would be true.
-        return f"coalesce({self.sql} <> 0 and typeof({self.sql}) <> 'blob', 0)"
+        if self.kind == "float":  # a blob is larger than every number, so NaN would be true
+            return f"coalesce({self.sql} <> 0 and typeof({self.sql}) <> 'blob', 0)"
+        return f"coalesce({self.sql}, 0) <> 0"
 
     def decode(self, value: Any) -> Value:
         """What was reported, from what is stored; not for NULL, which says that nothing was."""

@@ -218,6 +218,7 @@ try:
     export(path, out, format=format)
     print("written")
 except OSError as error:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     print(type(error).__name__, error)
 """
 
