@@ -6,11 +6,11 @@ import argparse
 import difflib
 from typing import Any, NoReturn
 
-from pruneft.cli import _recover, _show, _sweep
+from pruneft.cli import _export, _recover, _show, _status, _sweep
 from pruneft.cli._common import DTYPES, CommandError, number, random_seed, whole
 from pruneft.trial import Experiment
 
-COMMANDS = ("recover", "sweep", "plot", "runs", "reproduce")
+COMMANDS = ("recover", "sweep", "plot", "runs", "status", "export", "reproduce")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,6 +57,8 @@ def _parser(experiment: Experiment | None) -> argparse.ArgumentParser:
     _add_sweep(commands, experiment)
     _add_plot(commands)
     _add_runs(commands)
+    _status.add(commands)
+    _export.add(commands)
     _add_reproduce(commands)
     return parser
 

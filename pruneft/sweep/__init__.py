@@ -1,7 +1,9 @@
 """Vectorised experiments: grid, plan, lanes, ledger, summary. Knows no subject."""
 
 from pruneft.sweep.driver import Swept, run_trials, sweep
+from pruneft.sweep.export import FORMATS, Exported, ExportError, export_csv, export_netcdf, export_parquet, export_zarr
 from pruneft.sweep.grid import Grid, GridError, GridFile, cells, load_toml, make_grid, parse_values
 from pruneft.sweep.ledger import Ledger, LedgerError, Row
-from pruneft.sweep.runs import RunInfo, check_name, find_ledger, list_runs, run_path
-from pruneft.sweep.summary import CellSummary, summarise, wilson
+from pruneft.sweep.progress import Progress
+from pruneft.sweep.runs import RunInfo, check_name, find_ledger, holder, list_runs, run_path
+from pruneft.sweep.summary import CellSummary, summarise, summary, wilson

@@ -1,6 +1,6 @@
 """The ledger of a run: one SQLite file, one row per finished trial, and the only truth on disk.
 
-Rows are keyed by (cell, seed, code) and written insert-or-ignore, one transaction per `Ledger.write`, synchronised to
+A trial is known by (cell, seed, code) and written insert-or-ignore, one transaction per `Ledger.write`, synchronised to
 the disk before the call returns: a run killed at any moment loses no acknowledged trial, and none is stored twice. A
 ledger holds the trials of one experiment and one code. Summaries and figures are made from it alone.
 """
@@ -8,35 +8,23 @@ ledger holds the trials of one experiment and one code. Summaries and figures ar
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import itertools
 import json
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from pruneft.sweep import _sqlite
+from pruneft.sweep import _schema
+from pruneft.sweep._columns import MOST_COLUMNS, Column, Kind, check_axes, decode_report, encode
+from pruneft.sweep._schema import SCHEMA_VERSION as SCHEMA_VERSION
+from pruneft.sweep._snapshot import Snapshot, read_columns
 from pruneft.sweep._sqlite import LedgerError, connect, connect_read_only, explained
 from pruneft.sweep.code import Code
+from pruneft.sweep.progress import Progress, stored
 from pruneft.trial import canonical_json
-
-SCHEMA_VERSION = 1
-_APPLICATION_ID = 0x50724654  # "PrFT", in the header of every ledger
-
-_SCHEMA = (
-    # A new row for every manifest, so that each trial says on which machine and versions it was computed.
-    """create table code (
-         id integer primary key, hash text not null, experiment text not null, modules text not null,
-         settings text not null, manifest text not null, created text not null, unique (hash, manifest))""",
-    "create table cell (id integer primary key, spec text not null unique)",
-    # Rows stay in the order of arrival, because random keys as the row order make inserts slow in a large file.
-    """create table trial (
-         id blob primary key, code integer not null references code (id), cell integer not null references cell (id),
-         seed integer not null, status integer not null, report text not null)""",
-)
 
 
 class Row(NamedTuple):
@@ -53,6 +41,16 @@ class Row(NamedTuple):
     report: Mapping[str, Any]
 
 
+class _Begun(NamedTuple):
+    """What this process runs, and its rows in the tables of codes and manifests."""
+
+    code: Code
+    name: str
+    success: str
+    number: int
+    manifest: int
+
+
 class Ledger:
     """An open ledger; a context manager. Use from the thread that opened it.
 
@@ -64,11 +62,10 @@ class Ledger:
         """For `Ledger.open`."""
         self.path = path
         self._connection = connection
-        self._code: int | None = None  # row in table code of what this process runs
-        self._begun: Code | None = None
-        self._begun_name = ""
+        self._begun: _Begun | None = None
         self._owned = False  # no other code can have trials here any more
         self._cells: dict[str, int] = {}
+        self._columns: dict[tuple[str, Kind], Column] = {}
 
     @classmethod
     def open(cls, path: str | Path, *, create: bool = True, read_only: bool = False) -> Self:
@@ -101,7 +98,7 @@ class Ledger:
         ledger = cls(path, connection)
         try:
             with explained(path):
-                ledger._prepare(create=create, read_only=read_only)
+                _schema.prepare(connection, path, create=create, read_only=read_only)
         except BaseException:
             connection.close()
             raise
@@ -119,7 +116,7 @@ class Ledger:
         """Close the file; everything acknowledged is on disk already."""
         self._connection.close()
 
-    def begin(self, code: Code, experiment_name: str, manifest: Mapping[str, Any]) -> None:
+    def begin(self, code: Code, experiment_name: str, manifest: Mapping[str, Any], *, success: str = "success") -> None:
         """Say what is going to be run, before `missing` and `write`.
 
         Args:
@@ -127,6 +124,7 @@ class Ledger:
           experiment_name: its name.
           manifest: where it runs: versions, platform, device, dtype; anything that JSON can hold. Does not make trials
             different.
+          success: the reported scalar that counts as success. A summary may ask for another one, and then takes longer.
 
         Raises:
           LedgerError: the ledger holds trials of another experiment or code, or cannot be written.
@@ -136,41 +134,69 @@ class Ledger:
             shown = json.dumps(manifest, sort_keys=True)
         except TypeError as error:
             raise ValueError(f"manifest must hold what JSON can hold, got {manifest!r}: {error}.") from error
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._transaction() as run:
             self._check_owner(code, experiment_name)
             run(
-                "insert or ignore into code (hash, experiment, modules, settings, manifest, created)"
-                " values (?, ?, ?, ?, ?, ?)",
-                (
-                    code.hash,
-                    experiment_name,
-                    json.dumps(dict(code.modules)),
-                    code.settings,
-                    shown,
-                    datetime.now(UTC).isoformat(timespec="seconds"),
-                ),
+                "insert or ignore into code (hash, experiment, modules, settings) values (?, ?, ?, ?)",
+                (code.hash, experiment_name, json.dumps(dict(code.modules)), code.settings),
             )
-            (number,) = run("select id from code where hash = ? and manifest = ?", (code.hash, shown)).fetchone()
-        self._code, self._begun, self._begun_name, self._owned = number, code, experiment_name, False
+            (number,) = run("select id from code where hash = ?", (code.hash,)).fetchone()
+            found = (number, shown, success)
+            run("insert or ignore into manifest (code, manifest, success, created) values (?, ?, ?, ?)", (*found, now))
+            (where,) = run("select id from manifest where code = ? and manifest = ? and success = ?", found).fetchone()
+            _schema.index_success(self._connection, [c for c in read_columns(self._connection) if c.name == success])
+        self._begun = _Begun(code, experiment_name, success, number, where)
+        self._owned = False
 
     def missing(self, cells: Sequence[Mapping[str, Any]], seeds: int) -> list[tuple[dict[str, Any], int]]:
         """The planned trials (cell, seed), seed = 0 .. seeds - 1, that are not stored yet, cell by cell.
 
+        Looks up only the planned cells, so that a few trials more are found quickly in a run of millions.
+
         Args:
           cells: resolved cells.
           seeds: trials per cell.
+
+        Returns:
+          Pairs; those of one cell share its dict.
         """
-        with explained(self.path):
-            numbers = dict(self._connection.execute("select spec, id from cell"))
-            stored = set(self._connection.execute("select cell, seed from trial"))
         todo: list[tuple[dict[str, Any], int]] = []
-        for cell in cells:
-            number = numbers.get(canonical_json(cell))
-            todo.extend((dict(cell), seed) for seed in range(seeds) if (number, seed) not in stored)
+        with explained(self.path):
+            run = self._connection.execute
+            empty = run("select 1 from trial limit 1").fetchone() is None
+            run("create temporary table if not exists planned (place integer primary key, spec text)")
+            try:
+                if not empty:
+                    run("begin")  # of this connection's temporary table alone: nobody is locked out
+                    specs = ((place, canonical_json(cell)) for place, cell in enumerate(cells))
+                    self._connection.executemany("insert into planned values (?, ?)", specs)
+                    run("commit")
+                found = run(
+                    "select place, seed from planned cross join cell using (spec) cross join trial on trial.cell = cell.id"
+                    " where seed >= 0 and seed < ? order by place",
+                    (seeds,),
+                )
+                stored_seeds = itertools.groupby(found, key=lambda row: row[0])
+                place, group = next(stored_seeds, (-1, iter(())))
+                for here, cell in enumerate(cells):
+                    shared, there = dict(cell), set()
+                    if place == here:
+                        there = {seed for _, seed in group}
+                        place, group = next(stored_seeds, (-1, iter(())))
+                    todo.extend((shared, seed) for seed in range(seeds) if seed not in there)
+            finally:
+                if self._connection.in_transaction:
+                    run("rollback")
+                run("drop table planned")
         return todo
 
-    def write(self, rows: Sequence[Row]) -> int:
+    def write(self, rows: Sequence[Row], progress: Progress | None = None) -> int:
         """Store finished trials in one transaction, on disk when the call returns; what is there already stays.
+
+        Args:
+          rows: finished trials.
+          progress: how far the run is with them; stored in the same transaction.
 
         Returns:
           How many of them are new.
@@ -180,50 +206,92 @@ class Ledger:
             stored.
           ValueError: a report lacks ``status``, holds something other than scalars, or a name that is also an axis.
         """
-        if self._code is None or self._begun is None:
+        if self._begun is None:
             raise LedgerError("nothing was begun: call begin(code, experiment_name, manifest) before write.")
         # Rows of one cell often share its dict, and its canonical form is half of the work.
-        texts = {key: canonical_json(cell) for key, cell in {id(row.cell): row.cell for row in rows}.items()}
-        encoded = [_encode(row, texts[id(row.cell)], self._begun.hash) for row in rows]
-        fresh: dict[str, int] = {}
+        specs = {key: canonical_json(cell) for key, cell in {id(row.cell): row.cell for row in rows}.items()}
+        encoded = [(specs[id(row.cell)], encode(*row)) for row in rows]
+        unknown = {spec: row.cell for row in rows if (spec := specs[id(row.cell)]) not in self._cells}
+        for cell in unknown.values():
+            check_axes(cell)
+        told = None if progress is None else stored(progress)
         with self._transaction() as run:
             if not self._owned:
                 # Another process may have begun with other code since; whoever writes first has the ledger.
-                self._check_owner(self._begun, self._begun_name)
-            for spec in dict.fromkeys(spec for _, spec, *_ in encoded if spec not in self._cells):
+                self._check_owner(self._begun.code, self._begun.name)
+            fresh: dict[str, int] = {}
+            for spec in unknown:
                 run("insert or ignore into cell (spec) values (?)", (spec,))
                 (fresh[spec],) = run("select id from cell where spec = ?", (spec,)).fetchone()
             numbers = {**self._cells, **fresh}
+            columns = self._with_columns(dict.fromkeys(key for _, row in encoded for key in row.signature))
             before = self._connection.total_changes
-            self._connection.executemany(
-                "insert or ignore into trial (id, code, cell, seed, status, report) values (?, ?, ?, ?, ?, ?)",
-                [(key, self._code, numbers[spec], seed, status, report) for key, spec, seed, status, report in encoded],
-            )
+            # Neighbours of one signature together, and in the order given: of two rows of a trial the first one stays.
+            for signature, group in itertools.groupby(encoded, key=lambda pair: pair[1].signature):
+                names = ["cell", "seed", "code", "manifest", "status", *(columns[key].sql for key in signature)]
+                self._connection.executemany(
+                    f"insert or ignore into trial ({', '.join(names)}) values ({', '.join('?' * len(names))})",
+                    [
+                        (numbers[spec], row.seed, self._begun.number, self._begun.manifest, row.status, *row.values)
+                        for spec, row in group
+                    ],
+                )
             new = self._connection.total_changes - before
+            if told is not None:
+                self._tell(told)
         # Only now: what a rolled-back transaction numbered does not exist.
         self._cells.update(fresh)
+        self._columns = columns
         self._owned = self._owned or bool(encoded)
         return new
+
+    def report_progress(self, progress: Progress) -> None:
+        """Store how far the run is, in place of what was said before.
+
+        Raises:
+          LedgerError: the ledger cannot be written.
+          ValueError: a number is not finite or negative, or the state is unknown.
+        """
+        told = stored(progress)
+        with self._transaction():
+            self._tell(told)
+
+    @property
+    def progress(self) -> tuple[Progress, datetime] | None:
+        """How far the run was when its driver last said so, and the wall clock then (UTC); None if it never did."""
+        with explained(self.path):
+            row = self._connection.execute(f"select {', '.join(Progress._fields)}, written from progress").fetchone()
+            return None if row is None else (Progress._make(row[:-1]), datetime.fromisoformat(row[-1]))
 
     def rows(self) -> list[dict[str, Any]]:
         """Every trial as a flat dict: the cell's axes, ``seed``, ``status`` and the reported scalars, by cell and seed.
 
-        Numbers of a cell come back as in its canonical form, in which 2.0 is 2.
+        Numbers of a cell come back as in its canonical form, in which 2.0 is 2; reported ones with the type they had.
         """
-        with explained(self.path):
-            cells = {number: json.loads(spec) for number, spec in self._connection.execute("select id, spec from cell")}
-            found = self._connection.execute(
-                "select cell, seed, status, report from trial join cell on cell.id = trial.cell order by spec, seed"
-            )
-            return [
-                {**cells[number], "seed": seed, "status": status, **json.loads(report)}
-                for number, seed, status, report in found
-            ]
+        return list(self.iter_rows())
+
+    def iter_rows(self) -> Iterator[dict[str, Any]]:
+        """The same as `rows`, of the moment of the call's first row, without holding more than a few at a time."""
+        with self.snapshot() as snapshot:
+            columns = snapshot.columns
+            for number, seed, status, *values in snapshot.trials([column.sql for column in columns]):
+                yield {**snapshot.cells[number], "seed": seed, "status": status, **decode_report(columns, values)}
+
+    def snapshot(self) -> Snapshot:
+        """The ledger as it stands now, on a connection of its own; close it."""
+        return Snapshot(self.path)
 
     def count(self) -> int:
         """How many trials are stored."""
         with explained(self.path):
             return int(self._connection.execute("select count(*) from trial").fetchone()[0])
+
+    def statuses(self) -> dict[int, int]:
+        """Status -> how many trials ended with it, by falling count."""
+        by_cell = "select status, count(*) as number from trial group by cell, status"  # as the index is sorted
+        query = f"select status, sum(number) as all_of from ({by_cell}) group by status order by all_of desc, status"
+        with explained(self.path):
+            return dict(self._connection.execute(query))
 
     @property
     def experiment(self) -> str | None:
@@ -238,14 +306,49 @@ class Ledger:
         with explained(self.path):
             return {} if row is None else dict(json.loads(row[1]))
 
-    def _latest(self) -> tuple[str, str] | None:
+    @property
+    def success(self) -> str:
+        """The reported scalar that counts as success."""
+        row = self._latest()
+        return "success" if row is None else str(row[2])
+
+    def _latest(self) -> tuple[str, str, str] | None:
         # A code that was begun and wrote nothing does not count once another one did.
-        query = """select experiment, manifest from code
-                   where hash = coalesce((select hash from trial join code on code.id = trial.code limit 1), hash)
-                   order by id = ? desc, id desc limit 1"""
+        query = """select experiment, manifest, success from manifest join code on code.id = manifest.code
+                   where code.id = coalesce((select code from trial limit 1), code.id)
+                   order by manifest.id = ? desc, manifest.id desc limit 1"""
+        own = None if self._begun is None else self._begun.manifest
         with explained(self.path):
-            row: tuple[str, str] | None = self._connection.execute(query, (self._code,)).fetchone()
+            row: tuple[str, str, str] | None = self._connection.execute(query, (own,)).fetchone()
         return row
+
+    def _with_columns(self, wanted: Mapping[tuple[str, Kind], Any]) -> dict[tuple[str, Kind], Column]:
+        """The columns of what is going to be written, made where there are none; inside the transaction."""
+        if wanted.keys() <= self._columns.keys():
+            return self._columns
+        assert self._begun is not None
+        known = {(column.name, column.kind): column for column in read_columns(self._connection)}
+        new = [key for key in wanted if key not in known]
+        if len(known) + len(new) > MOST_COLUMNS:
+            raise ValueError(
+                f"a ledger holds at most {MOST_COLUMNS} different reported names, these trials would make it "
+                f"{len(known) + len(new)}. Report fewer."
+            )
+        for name, kind in new:
+            added = self._connection.execute("insert into reported (name, kind) values (?, ?)", (name, kind))
+            column = known[name, kind] = Column(int(added.lastrowid or 0), name, kind)
+            self._connection.execute(f"alter table trial add column {column.declaration}")
+        if any(name == self._begun.success for name, _ in new):
+            success = [column for (name, _), column in known.items() if name == self._begun.success]
+            _schema.index_success(self._connection, success)
+        return known
+
+    def _tell(self, told: tuple[Any, ...]) -> None:
+        names = ("id", *Progress._fields, "written")
+        self._connection.execute(
+            f"insert or replace into progress ({', '.join(names)}) values ({', '.join('?' * len(names))})",
+            (1, *told, datetime.now(UTC).isoformat(timespec="seconds")),
+        )
 
     def _check_owner(self, code: Code, experiment: str) -> None:
         """All trials here are of one code, so the first one tells which."""
@@ -263,53 +366,6 @@ class Ledger:
         differences = Code(row[0], json.loads(row[2]), row[3]).differences(code)
         reasons = "; ".join(differences[:10]) + ("; …" if len(differences) > 10 else "")
         raise LedgerError(f"the code has changed since this run's trials were computed: {reasons} ({kept}). {advice}")
-
-    def _prepare(self, *, create: bool, read_only: bool) -> None:
-        """Check that the file is a ledger of this version before anything in it is changed; make a new one's tables."""
-        if self._is_blank() and create:
-            with self._transaction() as run:
-                if self._is_blank():  # another process may have been faster
-                    for statement in _SCHEMA:
-                        run(statement)
-                    run(f"pragma application_id = {_APPLICATION_ID}")
-                    run(f"pragma user_version = {SCHEMA_VERSION}")
-        application, version = self._pragma("application_id"), self._pragma("user_version")
-        if application != _APPLICATION_ID:
-            raise LedgerError(
-                f"{self.path} is an SQLite database, but not a ledger of pruneft. Choose another path; it was left as "
-                "it is."
-            )
-        if version != SCHEMA_VERSION:
-            advice = (
-                "Update pruneft." if version > SCHEMA_VERSION else "Read it with the version of pruneft that wrote it."
-            )
-            raise LedgerError(
-                f"{self.path} has schema version {version}, this version of pruneft reads {SCHEMA_VERSION}. {advice} "
-                "It was left as it is."
-            )
-        if not read_only:
-            self._use_wal()
-            self._connection.execute("pragma synchronous = full")
-            self._connection.execute("pragma foreign_keys = on")
-
-    def _is_blank(self) -> bool:
-        tables = self._connection.execute("select count(*) from sqlite_master").fetchone()[0]
-        return not tables and not self._pragma("application_id") and not self._pragma("user_version")
-
-    def _pragma(self, name: str) -> int:
-        return int(self._connection.execute(f"pragma {name}").fetchone()[0])
-
-    def _use_wal(self) -> None:
-        """Set the journal; SQLite does not wait here of itself when another process is opening the same file."""
-        deadline = time.monotonic() + _sqlite.BUSY_SECONDS
-        while True:
-            try:
-                self._connection.execute("pragma journal_mode = wal")
-                return
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Any]:
@@ -329,29 +385,3 @@ class Ledger:
         except sqlite3.Error:
             return ""
         return f" {number} finished trials are kept in {self.path}; run the same command again to go on."
-
-
-def _encode(row: Row, spec: str, code_hash: str) -> tuple[bytes, str, int, int, str]:
-    """(id, cell, seed, status, report) as they are stored."""
-    report = {name: _scalar(name, value) for name, value in row.report.items()}
-    status, seed = report.pop("status", None), int(row.seed)
-    if isinstance(status, bool) or not isinstance(status, int):
-        raise ValueError(
-            f"a report must hold an integer `status`, got {status!r} in a report of {', '.join(map(str, row.report))}."
-        )
-    if clash := [name for name in report if name in row.cell or name == "seed"]:
-        raise ValueError(
-            f"reported names must differ from the axes and from 'seed', got {', '.join(clash)}. Rename them in the "
-            "report."
-        )
-    text = f'{{"cell":{spec},"code":"{code_hash}","seed":{seed}}}'  # canonical as well, without a second pass
-    return hashlib.blake2b(text.encode(), digest_size=16).digest(), spec, seed, status, json.dumps(report)
-
-
-def _scalar(name: str, value: Any) -> int | float | bool | str | None:
-    plain = (
-        value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
-    )  # NumPy and JAX scalars
-    if plain is None or isinstance(plain, bool | int | float | str):
-        return plain
-    raise ValueError(f"a report holds scalars only, got {value!r} for {name!r}. Reduce it to a number in `report`.")

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -21,11 +22,14 @@ _LOCK_NAME = "lock"
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 # A region far behind the text: on Windows a locked region cannot be read, and the text says who holds the lock.
 _FAR = 1 << 30
+_HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+# Seconds; asking who holds a run takes microseconds.
+_PATIENCE = 0.2
 
 if sys.platform == "win32":
     import msvcrt
 
-    def _lock(file: int) -> None:
+    def _lock(file: int, *, shared: bool = False) -> None:  # there are no shared locks
         os.lseek(file, _FAR, os.SEEK_SET)
         msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
 
@@ -36,8 +40,8 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _lock(file: int) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def _lock(file: int, *, shared: bool = False) -> None:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
     def _unlock(file: int) -> None:
         fcntl.flock(file, fcntl.LOCK_UN)
@@ -142,9 +146,9 @@ def hold(run_dir: str | Path) -> Iterator[Path]:
         ) from error
     try:
         try:
-            _lock(file)
+            _lock_patiently(file)
         except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            if error.errno not in _HELD:
                 raise LedgerError(
                     f"the file system of {directory} cannot lock files ({error.strerror or error}). Keep runs on a "
                     "local disk."
@@ -161,6 +165,49 @@ def hold(run_dir: str | Path) -> Iterator[Path]:
             _unlock(file)
     finally:
         os.close(file)
+
+
+def holder(run_dir: str | Path) -> str | None:
+    """Who holds a run now, as a text that names process, machine and time; None if nobody does.
+
+    Asks by a shared lock that is let go at once. It is no lock to whoever wants to hold the run, who tries again for
+    longer than that, and needs no permission to write.
+
+    Args:
+      run_dir: from `run_path`.
+
+    Raises:
+      LedgerError: the lock file is there and may not be read.
+    """
+    try:
+        file = os.open(Path(run_dir) / _LOCK_NAME, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise LedgerError(
+            f"cannot read the lock of the run's directory {run_dir}: {error.strerror or error}. Check its permissions."
+        ) from error
+    try:
+        _lock(file, shared=True)
+        _unlock(file)
+    except OSError as error:
+        # A file system that cannot lock lets nobody hold a run.
+        return _holder(file) if error.errno in _HELD else None
+    finally:
+        os.close(file)
+    return None
+
+
+def _lock_patiently(file: int) -> None:
+    """The exclusive lock, tried for a moment: somebody may just be asking who holds it."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return _lock(file)
+        except OSError as error:
+            if error.errno not in _HELD or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _sign(file: int, text: str) -> None:

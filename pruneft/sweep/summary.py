@@ -1,14 +1,25 @@
-"""From trials to one line per cell: success rate with its interval, how the lanes ended, and medians."""
+"""From trials to what is said of each cell: success rate with its interval, how the lanes ended, medians.
+
+`summarise` takes rows and gives a list; `summary` takes a ledger of any size and gives an xarray Dataset, counted by
+SQLite.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pruneft.status import Status
+from pruneft.sweep._dataset import build, order
+from pruneft.sweep.ledger import Ledger
+
+if TYPE_CHECKING:
+    import xarray
 
 
 class CellSummary(NamedTuple):
@@ -74,35 +85,91 @@ def summarise(rows: Iterable[Mapping[str, Any]], axes: Sequence[str], success: s
     Args:
       rows: flat rows as a ledger returns them: axes, ``seed``, ``status`` and reported numbers.
       axes: what makes a cell; rows that differ in other axes are pooled.
-      success: the reported number that counts as success; NaN does not.
+      success: the reported number that counts as success; NaN does not, nor does a trial that did not come to report
+        it.
 
     Returns:
       A list that depends on the rows alone and not on their order. Medians are of everything numeric in the rows but
       the axes, ``seed``, ``status`` and truth values.
 
     Raises:
-      ValueError: a row lacks an axis or ``success``.
+      ValueError: a row lacks an axis, or all of them lack ``success``.
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    names: set[str] = set()
     for row in rows:
-        lacking = [name for name in (*axes, success) if name not in row]
-        if lacking:
-            raise ValueError(
-                f"the trials have no {' and no '.join(map(repr, lacking))}; they have: {', '.join(sorted(row))}."
-            )
+        names.update(row)
+        if lacking := [name for name in axes if name not in row]:
+            raise _unknown(lacking, row)
         groups.setdefault(tuple(row[name] for name in axes), []).append(row)
-    return [_summary(dict(zip(axes, key, strict=True)), groups[key], success) for key in sorted(groups, key=_order)]
+    if groups and success not in names:
+        raise _unknown([success], names)
+    found = []
+    for key in sorted(groups, key=lambda key: tuple(map(order, key))):
+        found.append(_summary(dict(zip(axes, key, strict=True)), groups[key], success))
+    return found
 
 
-def _order(key: tuple[Any, ...]) -> tuple[tuple[int, Any], ...]:
-    """Axes left to the experiment (None) first, then numbers, then names: they do not compare with one another."""
-    return tuple((0, 0) if value is None else (2, value) if isinstance(value, str) else (1, value) for value in key)
+def summary(ledger: Ledger | str | Path, *, of: Sequence[str] = (), success: str | None = None) -> xarray.Dataset:
+    """All cells of a ledger, as a Dataset with named dimensions.
+
+    The dimensions are the axes that vary, with their values sorted; the other axes are scalar coordinates. An axis left
+    to the experiment (None) is NaN, or the empty name where the axis has names. Where the cells are no grid (n that
+    follows from r: the product has more than 10 000 points and four times as many as there are cells) there is one
+    dimension ``cell`` instead, with the axes as coordinates along it.
+
+    Variables: ``trials``, ``successes``, ``rate``, ``low`` and ``high`` (95 percent Wilson interval) and ``statuses``,
+    the number of trials by ``status``, a dimension of names. An axis of one of these names gets ``_axis`` behind it. A
+    point that was never run has 0 trials, rate NaN and the interval [0, 1].
+
+    Args:
+      ledger: an open one, or the file's path.
+      of: reported numbers; each adds ``<name>_median`` and ``<name>_mean``, over the trials in which it is not NaN.
+      success: the reported scalar that counts as success, the run's own if None. NaN does not count, nor does a trial
+        that did not come to report it.
+
+    Returns:
+      The Dataset; its attributes are ``experiment``, ``manifest`` (JSON) and ``pruneft`` (the version that computed the
+      trials, as the manifest has it).
+
+    Raises:
+      ImportError: xarray is not installed.
+      LedgerError: the ledger cannot be read.
+      ValueError: nothing was reported under the name of ``success``, or a name in ``of`` is unknown or no number.
+    """
+    try:
+        import xarray
+    except ImportError as error:
+        raise ImportError("summaries need xarray: python -m pip install 'pruneft[cli]'") from error
+    if not isinstance(ledger, Ledger):
+        with Ledger.open(ledger, read_only=True) as opened:
+            return summary(opened, of=of, success=success)
+    manifest = ledger.manifest
+    attributes = {
+        "experiment": ledger.experiment or "",
+        "manifest": json.dumps(manifest, sort_keys=True),
+        "pruneft": str(manifest.get("pruneft", "unknown")),
+    }
+    name = ledger.success if success is None else success
+    with ledger.snapshot() as snapshot:
+        reported = snapshot.reported
+        lacking = [each for each in (*([name] if snapshot.columns else []), *of) if each not in reported]
+        if lacking:
+            raise _unknown(lacking, [*snapshot.axes, "seed", "status", *reported])
+        built = build(snapshot, reported.get(name, []), tuple(dict.fromkeys(of)), wilson, status_name)
+    return xarray.Dataset(built.variables, coords=built.coordinates, attrs=attributes)
+
+
+def _unknown(lacking: Sequence[str], names: Iterable[str]) -> ValueError:
+    return ValueError(
+        f"the trials have no {' and no '.join(map(repr, lacking))}; they have: {', '.join(sorted(names))}."
+    )
 
 
 def _summary(cell: dict[str, Any], rows: Sequence[Mapping[str, Any]], success: str) -> CellSummary:
-    successes = sum(_holds(row[success]) for row in rows)
+    successes = sum(_holds(row.get(success)) for row in rows)
     low, high = wilson(successes, len(rows))
-    statuses = Counter(_status_name(row["status"]) for row in rows if "status" in row)
+    statuses = Counter(status_name(row["status"]) for row in rows if "status" in row)
     numbers: dict[str, list[float]] = {}
     for row in rows:
         for name, value in row.items():
@@ -132,7 +199,8 @@ def _holds(value: Any) -> bool:
     return value == value and bool(value)  # bool(nan) is True
 
 
-def _status_name(code: int) -> str:
+def status_name(code: int) -> str:
+    """The name of a `Status`, of one that this version does not know its number."""
     try:
         return Status(code).name
     except ValueError:  # a ledger of a newer version may know more of them

@@ -1,11 +1,6 @@
 import math
-import os
-import random
-import shutil
-import signal
 import sqlite3
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,29 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruneft.status import Status
-from pruneft.sweep import _sqlite
 from pruneft.sweep.code import Code, code_of
 from pruneft.sweep.grid import cells, make_grid
 from pruneft.sweep.ledger import SCHEMA_VERSION, Ledger, LedgerError, Row
-from tests.sweep.forker import fork
+from tests.sweep.ledgers import CELL, CODE, MANIFEST, REPORT, begun, filled
 from tests.sweep.toy import TOY, resolve, toy
-
-CODE = code_of(TOY, {"dtype": "float32"})
-MANIFEST = {"jax": "0.6", "device": "cpu", "dtype": "float32"}
-CELL = resolve({})
-REPORT = {"status": 1, "steps": 12, "value": 0.25, "success": True}
-
-
-def _begun(path):
-    ledger = Ledger.open(path)
-    ledger.begin(CODE, "toy", MANIFEST)
-    return ledger
-
-
-def _filled(path, count=20):
-    with _begun(path) as ledger:
-        assert ledger.write([Row(CELL, seed, REPORT) for seed in range(count)]) == count
-    return path
 
 
 @pytest.fixture
@@ -45,7 +22,7 @@ def path(tmp_path):
 
 
 def test_what_is_written_is_read_back_after_closing(path):
-    _filled(path, 2)
+    filled(path, 2)
     with Ledger.open(path, create=False) as ledger:
         assert (ledger.count(), ledger.experiment, ledger.manifest) == (2, "toy", MANIFEST)
         assert ledger.rows() == [{**CELL, "seed": seed, **REPORT} for seed in range(2)]
@@ -66,7 +43,7 @@ def test_reports_of_every_kind_of_scalar_come_back_exactly(path):
         "flag": np.bool_(False),
     }
     report |= {"count": np.int64(2**62), "tiny": 5e-324, "word": "ä", "none": None, "third": 1 / 3}
-    with _begun(path) as ledger:
+    with begun(path) as ledger:
         ledger.write([Row(CELL, 0, report)])
         (row,) = ledger.rows()
     assert math.isnan(row["nan"])
@@ -82,15 +59,118 @@ def test_reports_of_every_kind_of_scalar_come_back_exactly(path):
         ({"status": 1.0}, "integer `status`"),
         ({"status": 1, "x": np.zeros(2)}, "scalars only"),
         ({"status": 1, "x": [1]}, "scalars only"),
-        ({"status": 1, "gain": 2.0}, "must differ from the axes and from 'seed', got gain"),
+        ({"status": 1, "gain": 2.0}, "must differ from the axes and from 'seed'.*got gain"),
         ({"status": 1, "seed": 2}, "got seed"),
     ],
 )
 def test_a_report_that_cannot_be_stored_is_refused_and_nothing_of_its_batch_is_kept(path, report, message):
-    with _begun(path) as ledger:
+    with begun(path) as ledger:
         with pytest.raises(ValueError, match=message):
             ledger.write([Row(CELL, 0, REPORT), Row(CELL, 1, report)])
         assert ledger.count() == 0
+
+
+@pytest.mark.parametrize(
+    "value", [True, False, 0, 1, -7, 2**63 - 1, 0.0, 1.0, -0.0, 0.1, 1e308, math.inf, "", "1", "nan", None]
+)
+def test_a_scalar_comes_back_with_the_type_it_had(path, value):
+    with begun(path) as ledger:
+        ledger.write([Row(CELL, 0, {"status": 1, "x": value})])
+        (row,) = ledger.rows()
+    assert (type(row["x"]), repr(row["x"])) == (type(value), repr(value))
+
+
+def test_one_name_may_be_of_several_kinds_and_absent_is_not_none(path):
+    reports = [{"x": True}, {"x": 1}, {"x": 1.0}, {"x": "1"}, {"x": None}, {"y": math.nan}, {}]
+    with begun(path) as ledger:
+        ledger.write([Row(CELL, seed, {"status": 1, **report}) for seed, report in enumerate(reports)])
+        rows = ledger.rows()
+    found = [{name: row[name] for name in row.keys() - CELL.keys() - {"seed", "status"}} for row in rows]
+    assert repr(found) == repr(reports)
+
+
+def test_cells_may_report_different_names_and_a_later_writer_new_ones(path):
+    with begun(path) as first, begun(path) as second:
+        first.write([Row(CELL, 0, {"status": 1, "x": 1})])
+        second.write([Row({**CELL, "a": 9}, 0, {"status": 3, "y": 2.5, "x": 2})])
+        first.write([Row(CELL, 1, {"status": 1, "y": 3.5, "z": "w"})])
+        assert [{name: row.get(name) for name in "xyz"} for row in second.rows()] == [
+            {"x": 1, "y": None, "z": None},
+            {"x": None, "y": 3.5, "z": "w"},
+            {"x": 2, "y": 2.5, "z": None},
+        ]
+
+
+@pytest.mark.parametrize(
+    ("cell", "report", "message"),
+    [
+        (CELL, {"status": 1, "x": 2**63}, "must fit into 64 bits, got 9223372036854775808 for 'x'"),
+        (CELL, {"status": 1, 3: 1}, "reported names are text"),
+        (CELL, {"status": 1, "status_name": "x"}, "got status_name"),
+        ({"seed": 1}, {"status": 1}, "an axis must not be called .*got seed"),
+        (CELL, {"status": 1, **{f"x{i}": i for i in range(1501)}}, "at most 1500 different reported names"),
+    ],
+)
+def test_what_a_table_cannot_hold_is_refused_and_leaves_no_column_behind(path, cell, report, message):
+    with begun(path) as ledger:
+        with pytest.raises(ValueError, match=message):
+            ledger.write([Row(CELL, 0, {"status": 1, "fresh": 1}), Row(cell, 1, report)])
+        with ledger.snapshot() as snapshot:
+            assert (ledger.count(), ledger._columns, snapshot.columns) == (0, {}, ())
+
+
+def test_a_row_that_a_worker_returns_twice_is_stored_once_as_it_came_first(path):
+    first = [Row(CELL, seed, {"status": 1, "value": seed}) for seed in range(3)]
+    again = [Row(CELL, seed, {"status": 3, "other": 1.5}) for seed in range(2)]
+    with begun(path) as ledger:
+        assert ledger.write([first[0], again[0], first[1], first[0]]) == 2
+        assert ledger.write([*again, *first]) == 1
+        assert ledger.rows() == [{**CELL, "seed": seed, "status": 1, "value": seed} for seed in range(3)]
+
+
+def test_rows_are_of_one_moment_though_a_writer_goes_on(path):
+    with begun(path) as ledger:
+        ledger.write([Row(CELL, seed, REPORT) for seed in range(3000)])
+        rows = ledger.iter_rows()
+        first = next(rows)
+        assert ledger.write([Row(CELL, seed, {**REPORT, "new": 1}) for seed in range(3000, 3010)]) == 10
+        assert [first["seed"], *(row["seed"] for row in rows)] == list(range(3000))
+        assert ledger.count() == 3010
+
+
+def test_statuses_are_counted(path):
+    with begun(path) as ledger:
+        assert ledger.statuses() == {}
+        ledger.write([Row({**CELL, "a": 1 + seed % 3}, seed, {"status": (1, 1, 3, 4)[seed % 4]}) for seed in range(20)])
+        assert list(ledger.statuses().items()) == [(1, 10), (3, 5), (4, 5)]
+
+
+def test_what_counts_as_success_is_remembered(path):
+    with Ledger.open(path) as ledger:
+        assert ledger.success == "success"
+        ledger.begin(CODE, "toy", MANIFEST, success="exact")
+        ledger.write([Row(CELL, 0, {"status": 1, "exact": True})])
+    with Ledger.open(path, read_only=True) as ledger:
+        assert ledger.success == "exact"
+
+
+def test_few_planned_trials_are_looked_up_without_reading_the_others(path):
+    with begun(path) as ledger:
+        every = [{**CELL, "a": a} for a in range(1, 21)]
+        ledger.write([Row(cell, seed, REPORT) for cell in every for seed in range(1000)])
+        steps = []
+        ledger._connection.set_progress_handler(lambda: steps.append(1), 1000)
+        assert len(ledger.missing([{**CELL, "a": 7}, {**CELL, "a": 999}], 1001)) == 1002
+        ledger._connection.set_progress_handler(None, 0)
+        assert len(steps) < 30  # reading all 20 000 takes two hundred
+        assert ledger.missing([{**CELL, "a": 7}] * 2, 1001) == [({**CELL, "a": 7}, 1000)] * 2
+        assert ledger.missing([CELL], 0) == ledger.missing([], 5) == []
+
+
+def test_missing_trials_are_found_in_a_ledger_that_may_only_be_read(path):
+    filled(path, 3)
+    with Ledger.open(path, read_only=True) as ledger:
+        assert ledger.missing([CELL], 5) == [(CELL, 3), (CELL, 4)]
 
 
 PLANS = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 4), st.integers(0, 9)), max_size=12)
@@ -100,7 +180,7 @@ PLANS = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 4), st.integers(0, 
 @settings(max_examples=15, deadline=None)
 def test_a_trial_is_stored_once_and_stays_as_it_was_first_written(batches):
     first: dict[tuple[int, int], int] = {}
-    with tempfile.TemporaryDirectory() as directory, _begun(Path(directory) / "ledger.sqlite") as ledger:
+    with tempfile.TemporaryDirectory() as directory, begun(Path(directory) / "ledger.sqlite") as ledger:
         for batch in batches:
             new = {(a, seed) for a, seed, _ in batch} - set(first)
             for a, seed, value in batch:
@@ -115,14 +195,14 @@ def test_a_trial_is_stored_once_and_stays_as_it_was_first_written(batches):
 
 
 def test_cells_that_differ_in_the_spelling_of_a_number_are_one(path):
-    with _begun(path) as ledger:
+    with begun(path) as ledger:
         assert ledger.write([Row({**CELL, "b": 10}, 0, REPORT), Row({**CELL, "b": 10.0}, 0, REPORT)]) == 1
 
 
 def test_a_hundred_thousand_planned_trials_are_looked_up_at_once(path):
     planned = cells(TOY, make_grid(TOY, {"a": range(1, 101), "b": 5.0}))
     rows = [Row(cell, seed, REPORT) for cell in planned for seed in range(0, 1000, 20)]
-    with _begun(path) as ledger:
+    with begun(path) as ledger:
         assert ledger.write(rows) == 5_000
         steps = []
         ledger._connection.set_progress_handler(lambda: steps.append(1), 100_000)
@@ -134,18 +214,18 @@ def test_a_hundred_thousand_planned_trials_are_looked_up_at_once(path):
 
 
 def test_the_same_code_may_go_on_under_another_manifest(path):
-    _filled(path, 2)
+    filled(path, 2)
     with Ledger.open(path) as ledger:
         ledger.begin(CODE, "toy", {**MANIFEST, "jax": "0.7"})
         assert ledger.missing([CELL], 3) == [(CELL, 2)]
         assert ledger.write([Row(CELL, seed, REPORT) for seed in range(3)]) == 1
         assert ledger.manifest["jax"] == "0.7"
-        by_manifest = "select code.manifest, count(*) from trial join code on code.id = trial.code group by code.id"
+        by_manifest = "select manifest, count(*) from trial group by manifest order by manifest"
         assert [number for _, number in ledger._connection.execute(by_manifest)] == [2, 1]
 
 
 def test_changed_code_is_refused_with_what_changed_and_what_to_do(path):
-    _filled(path, 2)
+    filled(path, 2)
     changed = Code("0" * 32, {**CODE.modules, "pruneft.trial": "new"}, CODE.settings)
     with Ledger.open(path) as ledger:
         with pytest.raises(LedgerError, match=r"module pruneft.trial changed \(2 finished trials are kept.*--run"):
@@ -156,7 +236,7 @@ def test_changed_code_is_refused_with_what_changed_and_what_to_do(path):
 
 
 def test_another_experiment_is_refused(path):
-    _filled(path, 2)
+    filled(path, 2)
     with (
         Ledger.open(path) as ledger,
         pytest.raises(LedgerError, match=r"trials of experiment 'toy', not of 'other'.*--run"),
@@ -166,7 +246,7 @@ def test_another_experiment_is_refused(path):
 
 def test_a_code_that_wrote_nothing_gives_way(path):
     other = code_of(toy(name="other"))
-    with _begun(path) as ledger, Ledger.open(path) as second:
+    with begun(path) as ledger, Ledger.open(path) as second:
         ledger.write([])
         second.begin(other, "other", MANIFEST)
         assert second.write([Row(CELL, 0, REPORT)]) == 1
@@ -218,7 +298,7 @@ def test_what_is_not_a_ledger_is_refused_and_left_as_it_is(path, arguments):
     ("version", "advice"), [(SCHEMA_VERSION + 1, "Update pruneft"), (0, "version of pruneft that wrote")]
 )
 def test_another_schema_version_is_refused(path, version, advice):
-    _filled(path)
+    filled(path)
     with sqlite3.connect(path) as connection:
         connection.execute(f"pragma user_version = {version}")
     connection.close()
@@ -226,198 +306,7 @@ def test_another_schema_version_is_refused(path, version, advice):
         Ledger.open(path)
 
 
-def test_a_damaged_ledger_is_reported_as_such(path):
-    _filled(path, 2000)
-    whole = path.read_bytes()
-    for damaged in (whole[: len(whole) // 2], whole[:4096] + random.Random(0).randbytes(len(whole) - 4096)):
-        path.write_bytes(damaged)
-        with pytest.raises(LedgerError, match=r"is damaged.*recover"), Ledger.open(path) as ledger:
-            ledger.rows()
-        with pytest.raises(LedgerError, match="is damaged"), Ledger.open(path, read_only=True) as ledger:
-            ledger.rows()
-    path.write_bytes(whole)
-    with Ledger.open(path) as ledger:
-        ledger._connection.execute("update trial set report = '{' where seed = 7")
-        with pytest.raises(LedgerError, match="is damaged"):
-            ledger.rows()
-
-
-def test_a_full_disk_keeps_what_was_acknowledged_and_takes_more_once_there_is_space(path):
-    with _begun(path) as ledger:
-        (pages,) = ledger._connection.execute("pragma page_count").fetchone()
-        ledger._connection.execute(f"pragma max_page_count = {pages + 4}")
-        written: list[int] = []
-
-        def write(a):
-            return ledger.write([Row({**CELL, "a": a}, seed, REPORT) for seed in range(20)])
-
-        with pytest.raises(LedgerError, match="no space is left") as caught:
-            written.extend(write(a) for a in range(1, 500))
-        kept = sum(written)
-        assert kept > 0
-        assert f"{kept} finished trials are kept in {path}; run the same command again" in str(caught.value)
-        assert ledger.count() == kept
-        ledger._connection.execute("pragma max_page_count = 100000")
-        # The cell of the refused batch was rolled back with it, and must be made anew.
-        assert write(len(written) + 1) == 20
-
-
-def test_a_locked_ledger_says_so(path, monkeypatch):
-    monkeypatch.setattr(_sqlite, "BUSY_SECONDS", 0.05)
-    _filled(path)
-    blocker = sqlite3.connect(path, isolation_level=None)
-    blocker.execute("begin immediate")
-    with (
-        Ledger.open(path) as ledger,
-        pytest.raises(LedgerError, match=r"another process has kept .* locked.* 20 finished"),
-    ):
-        ledger.begin(CODE, "toy", MANIFEST)
-    blocker.close()
-
-
-def test_a_reader_reads_while_a_writer_writes_and_cannot_write(path):
-    with _begun(path) as ledger:
-        ledger.write([Row(CELL, 0, REPORT)])
-        with Ledger.open(path, read_only=True) as reader:
-            assert reader.count() == 1
-            ledger.write([Row(CELL, 1, REPORT)])
-            assert reader.count() == 2
-            with pytest.raises(LedgerError, match="may not be written"):
-                reader.begin(CODE, "toy", MANIFEST)
-
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-
-PROLOGUE = """
-code, path = Code(**code), Path(path)
-def rows(start, count):
-    return [Row(cell, seed, {"status": 1, "value": seed / 7}) for seed in range(start, start + count)]
-"""
-
-
-def _process(body, path, output=None):
-    """A process of its own that has ``path``, ``code``, ``cell`` and ``rows`` and runs ``body``."""
-    code = {"hash": CODE.hash, "modules": dict(CODE.modules), "settings": CODE.settings}
-    return fork(PROLOGUE + body, output or path.with_suffix(".txt"), path=str(path), code=code, cell=CELL)
-
-
-@needs_fork
-def test_a_killed_writer_loses_no_acknowledged_trial(tmp_path):
-    body = """
-ledger = Ledger.open(path)
-ledger.begin(code, "toy", {})
-for start in range(0, 10**9, 20):
-    ledger.write(rows(start, 20))
-    os.write(1, b"%d\\n" % (start + 20))
-"""
-    delay = random.Random()
-    for number in range(6):
-        path = tmp_path / f"{number}.sqlite"
-        process = _process(body, path)
-        process.first_line()
-        time.sleep(delay.uniform(0.0, 0.2))
-        acknowledged = int(process.kill(signal.SIGKILL)[-1])
-        with Ledger.open(path) as ledger:
-            stored = [row["seed"] for row in ledger.rows()]
-            # The batch under way when the kill came is there as a whole or not at all.
-            assert stored == list(range(len(stored)))
-            assert len(stored) in (acknowledged, acknowledged + 20)
-            assert ledger._connection.execute("pragma integrity_check").fetchone() == ("ok",)
-            ledger.begin(CODE, "toy", MANIFEST)
-            assert len(ledger.missing([CELL], len(stored) + 5)) == 5
-
-
-@needs_fork
-def test_two_writers_at_once_store_every_trial_once(path):
-    body = """
-total = 0
-with Ledger.open(path) as ledger:
-    ledger.begin(code, "toy", {})
-    for start in range(0, 1000, 50):
-        total += ledger.write(rows(start, 50))
-print(total)
-"""
-    processes = [_process(body, path, path.with_suffix(f".{number}")) for number in range(3)]
-    assert sum(int(process.finish()[0]) for process in processes) == 1000
-    with Ledger.open(path) as ledger:
-        assert [row["seed"] for row in ledger.rows()] == list(range(1000))
-
-
-@needs_fork
-def test_a_disk_that_refuses_to_write_keeps_what_was_acknowledged(path):
-    body = """
-import resource
-kept = 0
-with Ledger.open(path) as ledger:
-    ledger.begin(code, "toy", {})
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
-    try:
-        for start in range(0, 10**6, 50):
-            kept += ledger.write(rows(start, 50))
-    except LedgerError as error:
-        print(kept)
-        print(error)
-"""
-    kept, message = _process(body, path).finish()
-    assert int(kept) > 0
-    assert "the disk refused" in message or "no space is left" in message
-    assert f"{kept} finished trials are kept" in message
-    with _begun(path) as ledger:  # in this process there is no limit: it goes on where the other one stopped
-        assert ledger.count() == int(kept)
-        assert ledger.write([Row(CELL, seed, REPORT) for seed in range(int(kept) + 50)]) == 50
-
-
-READ_ONLY = """
-if os.geteuid() == 0:  # permissions do not bind root; 65534 is nobody
-    os.setgid(65534)
-    os.setuid(65534)
-try:
-    open(path.parent / "probe", "w")
-    print("writable")
-except PermissionError:
-    try:
-        with Ledger.open(path, read_only=True) as ledger:
-            print(ledger.count())
-    except LedgerError as error:
-        print(error)
-    try:
-        Ledger.open(path).begin(code, "toy", {})
-    except LedgerError as error:
-        print(error)
-"""
-
-
-@pytest.fixture
-def bare_directory():
-    # Not below tmp_path, through which nobody else may pass.
-    directory = Path(tempfile.mkdtemp())
-    yield directory
-    directory.chmod(0o755)
-    shutil.rmtree(directory)
-
-
-@needs_fork
-@pytest.mark.parametrize("journal", [False, True])
-def test_a_ledger_on_read_only_media_can_be_read_and_never_read_short(bare_directory, tmp_path, journal):
-    path = bare_directory / "ledger.sqlite"
-    if journal:  # as a killed writer leaves it, without the file that readers would share
-        with _begun(path.with_name("live.sqlite")) as ledger:
-            ledger.write([Row(CELL, seed, REPORT) for seed in range(20)])
-            shutil.copy(ledger.path, path)
-            shutil.copy(f"{ledger.path}-wal", f"{path}-wal")
-    else:
-        _filled(path)
-    for file in bare_directory.iterdir():
-        file.chmod(0o444)
-    bare_directory.chmod(0o555)
-    read, *written = _process(READ_ONLY, path, tmp_path / "out.txt").finish()
-    if read == "writable":
-        pytest.skip("this user may write everywhere, and may not become another one")
-    assert ("cannot be read on read-only media" in read) if journal else (read == "20")
-    assert "may not be written" in written[0] or "cannot open" in written[0]
-
-
 def test_status_names_are_kept_as_their_numbers(path):
-    with _begun(path) as ledger:
+    with begun(path) as ledger:
         ledger.write([Row(CELL, 0, {"status": Status.NOT_FINITE})])
         assert ledger.rows()[0]["status"] == Status.NOT_FINITE

@@ -2,6 +2,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from pruneft.sweep.code import code_of
 from pruneft.sweep.ledger import Ledger, LedgerError, Row
-from pruneft.sweep.runs import LEDGER_NAME, check_name, find_ledger, hold, list_runs, run_path
+from pruneft.sweep.runs import LEDGER_NAME, check_name, find_ledger, hold, holder, list_runs, run_path
 from tests.sweep.forker import fork
 from tests.sweep.toy import TOY, resolve
 
@@ -120,6 +121,51 @@ def test_a_killed_process_holds_nothing(tmp_path):
     process.kill(signal.SIGKILL)
     with hold(tmp_path / "run"):
         assert re.match(f"process {os.getpid()} ", (tmp_path / "run" / "lock").read_text())
+
+
+def test_who_holds_a_run_is_told_without_disturbing_anybody(tmp_path):
+    assert holder(tmp_path / "none") is None
+    with hold(tmp_path / "run"):
+        assert holder(tmp_path / "run").startswith(f"process {os.getpid()} on ")
+        assert holder(tmp_path / "run").startswith(f"process {os.getpid()} on ")  # asking did not let it go
+    assert holder(tmp_path / "run") is None
+    (tmp_path / "run" / "lock").write_text("process 1 on elsewhere")  # left behind: means nothing
+    assert holder(tmp_path / "run") is None
+
+
+def test_a_run_can_be_held_while_others_ask_who_holds_it(tmp_path):
+    with hold(tmp_path / "run"):
+        pass
+    done = threading.Event()
+
+    def ask():
+        while not done.is_set():
+            holder(tmp_path / "run")
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(50):
+            with hold(tmp_path / "run"):
+                pass
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert holder(tmp_path / "run") is None
+
+
+def test_a_lock_that_cannot_be_read_is_reported(tmp_path, monkeypatch):
+    with hold(tmp_path / "run"):
+        pass
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(LedgerError, match=r"cannot read the lock .*Permission denied"):
+        holder(tmp_path / "run")
 
 
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
