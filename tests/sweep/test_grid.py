@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruneft.sweep.grid import GridError, cells, check_values, load_toml, make_grid, parse_values
+from pruneft.sweep.grid import cells, make_grid
+from pruneft.sweep.gridfile import load_toml
+from pruneft.sweep.values import GridError, check_values, parse_values
 from pruneft.trial import Axis
 from tests.sweep.toy import AXES, TOY, resolve
 
