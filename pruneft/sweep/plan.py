@@ -27,7 +27,7 @@ class Task:
       bucket: what they are padded to.
       trials: the longest expected first, otherwise as they came.
       steps: expected lane-steps of all of them.
-      seconds: predicted for those steps on one process, compilation apart.
+      seconds: predicted for those steps on one process, compilation apart; see `plan` for when it is a lower bound.
       waste: share of the lane-steps' work that is padding, taking work as proportional to the product of padded sizes.
     """
 
@@ -157,7 +157,8 @@ def plan(
       step_seconds: seconds of a lane-step: a fixed part, and a part for each floating point operation.
       processes: how many share the steps; all compile at the same time.
       sizes: padded sizes that every bucket shall have, for rounds that share programs; one bucket for each group then.
-      cost: bucket -> cost of a lane; counted from the experiment's step if None.
+      cost: bucket -> cost of a lane. If None it is counted from the experiment's step, but only where there is a choice:
+        a grid of one size is planned without tracing anything, and its ``seconds`` are of the fixed part alone.
       dtype: of the inputs; JAX's widest float if None.
 
     Raises:
@@ -170,13 +171,13 @@ def plan(
         group.piles = _rounded(group.piles, coarse)
     if sizes:
         groups = [_forced(experiment, group, sizes) for group in groups]
-    if cost is None and groups:
+    if cost is None and all(len(group.piles) == 1 for group in groups):
+        cost = _uncounted
+    elif cost is None:
         cost = _model(experiment, groups, compile_seconds * processes, step_seconds, dtype)
     tasks: list[Task] = []
     options = {"one": [0, 0.0], "each": [0, 0.0], "chosen": [0, 0.0]}
     for group in groups:
-        assert cost is not None  # there is a group
-
         def seconds(one: Sizes, group: _Group = group, cost: Callable[[Bucket], LaneCost] = cost) -> float:
             return cost(group.bucket(one)).seconds(step_seconds) / processes
 
@@ -205,6 +206,10 @@ def plan(
             Alternative(name=titles[name], buckets=int(count), seconds=spent) for name, (count, spent) in options.items()
         ),
     )
+
+
+def _uncounted(bucket: Bucket) -> LaneCost:
+    return LaneCost(bytes=0.0, flops=0.0, moved=0.0, counted=False)
 
 
 def _groups(experiment: Experiment, trials: Sequence[Planned]) -> list[_Group]:
@@ -286,7 +291,7 @@ def _model(
     # Tracing a step takes a tenth of a second, so only the largest are traced where even they cost less than compiling
     # once more: no edge can pay then.
     steps = sum(sum(pile.steps) for group in groups for pile in group.piles.values())
-    if len(every) == len(tops) or steps * step_seconds[1] * max(model(top).flops for top in tops) <= worth:
+    if steps * step_seconds[1] * max(model(top).flops for top in tops) <= worth:
         return model
     return CostModel(experiment, every, dtype)
 
