@@ -158,7 +158,8 @@ class _Fit:
     def __call__(self, bucket: Bucket) -> LaneCost:
         if bucket not in self._known:
             found = np.expm1(self._cost + (np.array(_logs(bucket)) - self._place) @ self._powers)
-            self._known[bucket] = LaneCost(*(max(float(value), 0.0) for value in found), counted=self._counted)
+            held, flops, moved = (max(float(value), 0.0) for value in found)
+            self._known[bucket] = LaneCost(held, flops, moved, counted=self._counted)
         return self._known[bucket]
 
 

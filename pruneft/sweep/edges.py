@@ -50,9 +50,9 @@ def choose_edges(
     seconds: Callable[[Sizes], float],
     compile_seconds: float,
 ) -> Edges:
-    """The buckets that cost least, by dynamic programming over sizes in the order given.
+    r"""The buckets that cost least, by dynamic programming over sizes in the order given.
 
-    .. math:: best(j) = \\min_{i<j} best(i) + C + t(s_{i+1} \\vee \\dots \\vee s_j) \\sum_{i<l\\le j} steps_l
+    .. math:: best(j) = \min_{i<j} best(i) + C + t(s_{i+1} \vee \dots \vee s_j) \sum_{i<l\le j} steps_l
 
     Args:
       sizes: what trials need, cheapest first; a bucket takes neighbours and is padded to the largest of each.
@@ -65,7 +65,9 @@ def choose_edges(
     """
     before = [0.0, *accumulate(steps)]
     known: dict[Sizes, float] = {}
-    best, start, padded = [0.0], [0], [()]  # after the first j sizes: cost, where the last bucket begins, its sizes
+    # After the first j sizes: what they cost, where the last bucket begins, and what it is padded to.
+    best, start = [0.0], [0]
+    padded: list[Sizes] = [()]
     for j in range(1, len(sizes) + 1):
         least, begin, kept = math.inf, 0, sizes[j - 1]
         edge = sizes[j - 1]

@@ -227,7 +227,9 @@ def _listed_cell(experiment: Experiment, pairs: Sequence[tuple[str, str]], cell:
     for name, value in cell.items():
         values = check_values(_axis(experiment, name), value)
         if len(values) != 1:
-            raise GridError(f"a listed cell has one value on each axis: {name} has {len(values)}. List a cell for each.")
+            raise GridError(
+                f"a listed cell has one value on each axis: {name} has {len(values)}. List a cell for each."
+            )
         _check_formulas(experiment, name, values)
         found[name] = values[0]
     _check_derived(pairs, found)

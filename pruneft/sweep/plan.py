@@ -48,7 +48,7 @@ class Alternative:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Sequence[Task]):
     """The tasks of a sweep, smallest sizes first; iterates over them.
 
     Attributes:
@@ -69,7 +69,7 @@ class Plan:
     def __len__(self) -> int:
         return len(self.tasks)
 
-    def __getitem__(self, place: int) -> Task:
+    def __getitem__(self, place: Any) -> Any:
         return self.tasks[place]
 
     @property
@@ -178,6 +178,7 @@ def plan(
     tasks: list[Task] = []
     options = {"one": [0, 0.0], "each": [0, 0.0], "chosen": [0, 0.0]}
     for group in groups:
+
         def seconds(one: Sizes, group: _Group = group, cost: Callable[[Bucket], LaneCost] = cost) -> float:
             return cost(group.bucket(one)).seconds(step_seconds) / processes
 
@@ -203,7 +204,8 @@ def plan(
         compile_seconds=compile_seconds,
         processes=processes,
         alternatives=tuple(
-            Alternative(name=titles[name], buckets=int(count), seconds=spent) for name, (count, spent) in options.items()
+            Alternative(name=titles[name], buckets=int(count), seconds=spent)
+            for name, (count, spent) in options.items()
         ),
     )
 

@@ -133,6 +133,7 @@ def _split(text: str) -> list[str]:
 
 
 def check_seeds(seeds: Any) -> int:
+    """The number of trials per cell, or a `GridError`."""
     if not _is_finite(seeds) or not _is_whole(seeds) or seeds < 1:
         raise GridError(f"--seeds: expected a whole number of trials per cell, at least 1, got {seeds!r}.")
     return int(seeds)
