@@ -182,19 +182,10 @@ def sensing_bytes(n: int, d: int, k: int, dtype: str) -> float:
 
 
 def _memory() -> float | None:
-    """Bytes of the device's memory; of the machine's or the container's, whichever is less, on a CPU."""
-    import jax
+    """Bytes of the device's memory, or of the machine's on a CPU."""
+    from pruneft.sweep.device import device_memory
 
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        return (device.memory_stats() or {}).get("bytes_limit")
-    found = []
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        found.append(float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE"))
-    for place in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            found.append(float(Path(place).read_text()))
-    return min(found, default=None)
+    return device_memory()
 
 
 @contextlib.contextmanager

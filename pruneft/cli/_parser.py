@@ -6,11 +6,12 @@ import argparse
 import difflib
 from typing import Any, NoReturn
 
-from pruneft.cli import _export, _recover, _show, _status, _sweep
+from pruneft.cli import _explain, _export, _recover, _show, _status, _sweep
 from pruneft.cli._common import DTYPES, CommandError, number, random_seed, whole
+from pruneft.cli._grid import add_options, experiment_of
 from pruneft.trial import Experiment
 
-COMMANDS = ("recover", "sweep", "plot", "runs", "status", "export", "reproduce")
+COMMANDS = ("recover", "sweep", "explain", "status", "plot", "runs", "export", "reproduce")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,7 +40,7 @@ def parse(arguments: list[str]) -> int:
         close = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise CommandError(f"unknown command {arguments[0]!r}: {hint}there are {', '.join(COMMANDS)}")
-    experiment = _sweep.experiment_of(arguments[1:]) if arguments[:1] == ["sweep"] else None
+    experiment = experiment_of(arguments[1:]) if arguments[:1] in (["sweep"], ["explain"]) else None
     options = _parser(experiment).parse_args(arguments)
     code: int = options.run_command(options)
     return code
@@ -55,6 +56,7 @@ def _parser(experiment: Experiment | None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     _add_recover(commands)
     _add_sweep(commands, experiment)
+    _explain.add(commands, experiment)
     _add_plot(commands)
     _add_runs(commands)
     _status.add(commands)
@@ -109,38 +111,12 @@ def _add_sweep(commands: Any, experiment: Experiment | None) -> None:
         help="run a grid of trials and draw its phase diagram",
         description="Run every trial of a grid that the run does not hold yet. A run that was stopped, or is given a wider grid, goes on.",
     )
-    parser.add_argument(
-        "experiment", nargs="?", metavar="EXPERIMENT", help="recovery (default), or module:object for your own"
-    )
-    parser.add_argument(
-        "--config", metavar="FILE.toml", help="experiment, run, seeds and a table [grid]; flags go over it"
-    )
-    parser.add_argument("--run", metavar="NAME", help="name of the run (the experiment's)")
+    add_options(parser, experiment)
     _add_runs_dir(parser)
-    parser.add_argument("--seeds", type=whole, help="trials per cell")
     parser.add_argument("--lanes", type=whole, default=8, help="trials side by side at most (8)")
     _add_output(parser)
     _add_dtype(parser)
-    if experiment is not None:
-        axes = parser.add_argument_group(
-            f"axes of {experiment.name}", "comma-separated values, or start:stop:count for evenly spaced ones"
-        )
-        for axis in experiment.axes:
-            default = experiment.default_grid.get(axis.name)
-            shown = (
-                f"default {','.join(map(str, default))}"
-                if default
-                else ""
-                if axis.default is None
-                else f"default {axis.default}"
-            )
-            axes.add_argument(
-                "--" + axis.name.replace("_", "-"),
-                dest=f"axis_{axis.name}",
-                metavar="|".join(axis.choices) or "VALUES",
-                help=f"{axis.help} ({shown})".replace(" ()", "").replace("%", "%%"),
-            )
-    parser.set_defaults(run_command=_sweep.run, loaded=experiment)
+    parser.set_defaults(run_command=_sweep.run)
 
 
 def _add_plot(commands: Any) -> None:

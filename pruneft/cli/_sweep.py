@@ -11,70 +11,27 @@ from typing import Any
 from pruneft.cli._common import (
     OK,
     CommandError,
-    check_memory,
     need_figures,
     progress,
-    sensing_bytes,
     set_precision,
     show,
     show_json,
 )
-from pruneft.experiments import EXPERIMENTS, load, locate
-from pruneft.sweep import (
-    Grid,
-    GridFile,
-    Ledger,
-    Row,
-    cells,
-    check_name,
-    load_toml,
-    make_grid,
-    parse_values,
-    run_path,
-    summarise,
-    sweep,
-)
+from pruneft.cli._grid import asked
+from pruneft.experiments import locate
+from pruneft.sweep import Ledger, Row, run_path, summarise, sweep
 from pruneft.trial import Experiment
-
-DEFAULT = "recovery"
-
-
-def experiment_of(arguments: Sequence[str]) -> Experiment:
-    """The experiment that a command line asks for, known before its flags can be parsed: they are its axes."""
-    probe = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-    probe.add_argument("--config")
-    try:
-        known, rest = probe.parse_known_args(list(arguments))
-    except argparse.ArgumentError as error:
-        raise CommandError(str(error)) from error
-    for place, word in enumerate(rest):
-        # The first word that is no flag and no flag's value; every flag of sweep but these takes a value.
-        before = rest[place - 1] if place else ""
-        if not word.startswith("-") and (
-            not before.startswith("--") or "=" in before or before in ("--json", "--quiet")
-        ):
-            return load(word)
-    if known.config is not None:
-        return load(load_toml(known.config, tuple(EXPERIMENTS)).experiment or DEFAULT)
-    return load(DEFAULT)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the grid, draw it, print a table."""
-    experiment: Experiment = options.loaded
-    file = GridFile(experiment=None, run=None, seeds=None, axes={})
-    if options.config is not None:
-        file = load_toml(options.config, tuple(EXPERIMENTS))
-    grid = _grid(experiment, file, options)
-    planned = cells(experiment, grid)  # a cell that makes no sense is an error before anything is written
-    name = next(given for given in (options.run, file.run, experiment.name) if given is not None)
-    check_name(name)
+    wanted = asked(options)
+    experiment, grid, name = wanted.experiment, wanted.grid, wanted.run
     if options.lanes < 1:
         raise CommandError(f"--lanes: expected a whole number of trials side by side, at least 1, got {options.lanes}.")
     if experiment.figure:
         need_figures()
     set_precision(options.dtype)
-    _check_memory(experiment, planned, options.dtype)
     directory = run_path(options.runs_dir, name)
     started = time.monotonic()
     done, failed = 0, 0
@@ -98,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
             directory,
             dtype=options.dtype,
             lanes=options.lanes,
-            remarks={"experiment_place": options.experiment or file.experiment or DEFAULT},
+            remarks={"experiment_place": wanted.place},
             on_plan=on_plan,
             on_rows=on_rows,
         )
@@ -127,26 +84,6 @@ def run(options: argparse.Namespace) -> int:
     if figure is not None:
         show(f"figure  {figure}")
     return OK
-
-
-def _grid(experiment: Experiment, file: GridFile, options: argparse.Namespace) -> Grid:
-    axes: dict[str, Any] = dict(file.axes)
-    for axis in experiment.axes:
-        text = getattr(options, f"axis_{axis.name}")
-        if text is not None:
-            axes[axis.name] = parse_values(axis, text)
-    return make_grid(experiment, axes, file.seeds if options.seeds is None else options.seeds)
-
-
-def _check_memory(experiment: Experiment, planned: Sequence[Mapping[str, Any]], dtype: str) -> None:
-    """Refuse trials that cannot fit; of an experiment of another subject nothing is known beforehand."""
-    if experiment.subject != load(DEFAULT).subject or not planned:
-        return
-    need, sizes = max(
-        (sensing_bytes(sizes["n"], sizes["d"], sizes["k"], dtype), tuple(sizes.items()))
-        for sizes in map(experiment.sizes, planned)
-    )
-    check_memory(need, "a trial of " + ", ".join(f"{name}={size}" for name, size in sizes))
 
 
 def draw_run(experiment: Experiment, rows: Sequence[Mapping[str, Any]], path: Path) -> Path:

@@ -1,132 +1,116 @@
-"""Grids: which cells a sweep visits, from a command line, a TOML file or Python, checked before anything is drawn.
+"""Grids: which cells a sweep visits, checked before anything is drawn.
 
-A grid is the product of the values of its axes; whatever it does not name takes the experiment's default. Every mistake
-in it is a `GridError` that names the flag, because a sweep of hours should not start from a misread value.
+A grid is the product of the values of its axes, some of which may move together, and a list of further cells; a value
+may be a formula of the other axes. Whatever a cell does not name takes the experiment's default. Every mistake in it is a
+`GridError` that names the flag, because a sweep of hours should not start from a misread value.
 """
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from numbers import Real
-from pathlib import Path
 from typing import Any
 
+from pruneft.sweep.formula import Formula, Values
+from pruneft.sweep.values import GridError, check_seeds, check_values, computed_value, flag, nearest
 from pruneft.trial import Axis, Experiment, canonical_json
 
-# Beyond this, whole numbers are not exact in a cell's canonical form, and neighbours would pass for one another.
-_LARGEST_INT = 2**53
-_LONGEST_RANGE = 100_000
-# The plan is held in memory, about 1 kB for each trial.
+# The plan is held in memory: about 1 kB for each cell, 0.1 kB for each trial.
 _MOST_TRIALS = 2_000_000
-
-
-class GridError(ValueError):
-    """A grid that cannot be swept: the message says what was expected, what came, and what to do."""
+_PLAIN = (int, float, str, type(None))
+_SHOWN = 6  # values of an axis in a description
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A product grid.
+    """A product of axes and groups of axes, and further cells.
 
     Attributes:
-      axes: axis name -> its values, in the order of the experiment's axes.
+      axes: axis name -> its values, in the order of the experiment's axes; a value may be a `Formula`.
       seeds: trials per cell; their seeds are 0 .. seeds - 1.
+      zipped: groups of axes that move together: the first values of all, the second values of all, ...
+      listed: cells beside the product. With ``listed`` and no ``axes`` there is no product, only they.
     """
 
     axes: Mapping[str, tuple[Any, ...]]
     seeds: int
+    zipped: tuple[tuple[str, ...], ...] = ()
+    listed: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        taken: set[str] = set()
+        for group in self.zipped:
+            shown = ", ".join(group)
+            if len(group) < 2:
+                raise GridError(f"--zip {shown}: at least two axes move together, got {len(group)}. Write --zip r,k.")
+            for name in group:
+                if name not in self.axes:
+                    raise GridError(f"--zip {shown}: {name} has no values. Give them: {flag(name)} VALUES.")
+                if name in taken:
+                    raise GridError(f"--zip {shown}: {name} already moves with other axes. Name every axis once.")
+                taken.add(name)
+            lengths = {name: len(self.axes[name]) for name in group}
+            if len(set(lengths.values())) > 1:
+                counts = ", ".join(f"{name} has {count}" for name, count in lengths.items())
+                raise GridError(f"--zip {shown}: axes that move together need equally many values: {counts}.")
+
+    @property
+    def factors(self) -> tuple[tuple[str, ...], ...]:
+        """What the product is taken of: axes and groups of axes, each group where its first axis stands."""
+        group_of = {name: group for group in self.zipped for name in group}
+        return tuple(dict.fromkeys(group_of.get(name, (name,)) for name in self.axes))
+
+    @property
+    def points(self) -> int:
+        """How many points there are, before those that come up twice are dropped."""
+        if not self.axes and self.listed:
+            return len(self.listed)
+        return math.prod(len(self.axes[names[0]]) for names in self.factors) + len(self.listed)
+
+    def spec(self) -> dict[str, Any]:
+        """The grid as JSON: a formula as its text, a Python function as ``=function`` and its name.
+
+        ``make_grid(experiment, spec["axes"], spec["seeds"], zipped=spec["zip"], listed=spec["cells"])`` is this grid
+        again, unless it holds Python functions.
+        """
+
+        def plain(value: Any) -> Any:
+            return _text(value) if isinstance(value, Formula) else value
+
+        return {
+            "axes": {name: [plain(value) for value in values] for name, values in self.axes.items()},
+            "zip": [list(group) for group in self.zipped],
+            "cells": [{name: plain(value) for name, value in cell.items()} for cell in self.listed] or None,
+            "seeds": self.seeds,
+        }
+
+    def describe(self) -> str:
+        """The grid in one line, the same for the same grid."""
+        parts = []
+        for names in self.factors if self.axes or not self.listed else ():
+            rows = list(zip(*(self.axes[name] for name in names), strict=True))
+            single = len(names) == 1
+            texts = [_text(row[0]) if single else f"({', '.join(map(_text, row))})" for row in rows]
+            shown = ", ".join(texts)
+            if len(texts) > _SHOWN:
+                shown = f"{', '.join(texts[:3])}, ..., {texts[-1]} ({len(texts)} values)"
+            parts.append(f"{names[0] if single else '(' + ', '.join(names) + ')'} = {shown}")
+        if self.listed:
+            parts.append(f"{len(self.listed)} listed {'cell' if len(self.listed) == 1 else 'cells'}")
+        text = "; ".join(parts) or "the defaults"
+        return f"{text}; {self.seeds} {'seed' if self.seeds == 1 else 'seeds'}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class GridFile:
-    """What a grid file says; None where it says nothing.
-
-    Attributes:
-      experiment: name of the experiment.
-      run: name of the run.
-      seeds: trials per cell.
-      axes: axis name -> scalar or list, checked against the experiment by `make_grid`.
-    """
-
-    experiment: str | None = None
-    run: str | None = None
-    seeds: int | None = None
-    axes: Mapping[str, Any]
-
-
-def flag(name: str) -> str:
-    """The command line flag of an axis or setting: ``n_per_dof`` is ``--n-per-dof``."""
-    return "--" + name.replace("_", "-")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that suggests what may have been meant by an unknown name, with everything there is to choose from."""
-    known = list(known)
-    close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
-    hint = f"Did you mean {close[0]!r}? " if close else ""
-    return f"{hint}Known are: {', '.join(known) if known else 'none'}."
-
-
-def parse_values(axis: Axis, text: str) -> tuple[Any, ...]:
-    """The values in a command line argument.
-
-    Items are separated by commas. An item is a value or, on a number axis, a range ``start:stop:count``: ``count``
-    evenly spaced values with both ends included, for whole and for real numbers alike (the third number is never a
-    step). ``1:2:3,5`` is 1, 1.5, 2, 5.
-
-    Args:
-      axis: whose values they are.
-      text: the argument.
-
-    Returns:
-      The values, of the axis's type, in the order given.
-
-    Raises:
-      GridError: nothing was given, or an item is not a value of this axis.
-    """
-    items = [item.strip() for item in text.split(",")]
-    if not any(items):
-        raise GridError(f"{flag(axis.name)}: expected {_wanted(axis)}, got nothing. {_example(axis)}")
-    if not all(items):
-        raise GridError(f"{flag(axis.name)}: an empty item between commas in {text!r}. {_example(axis)}")
-    values: list[Any] = []
-    for item in items:
-        if axis.type is str:
-            values.append(_value(axis, item, item))
-        elif ":" in item:
-            values.extend(_range(axis, item))
-        else:
-            values.append(_value(axis, _number(axis, item, item), item))
-    return tuple(values)
-
-
-def check_values(axis: Axis, values: Any) -> tuple[Any, ...]:
-    """The values of an axis as given from Python or a TOML file.
-
-    Args:
-      axis: whose values they are.
-      values: a scalar (one value) or any iterable of scalars, NumPy arrays included. A whole float is taken for an int.
-
-    Returns:
-      The values, of the axis's type, in the order given; may be empty.
-
-    Raises:
-      GridError: a value is not of the axis's type, not finite, or not among its choices.
-    """
-    if hasattr(values, "tolist"):  # NumPy and JAX arrays and scalars: to plain Python numbers, exactly
-        values = values.tolist()
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        values = [values]
-    return tuple(_value(axis, value.tolist() if hasattr(value, "tolist") else value, repr(value)) for value in values)
-
-
-def make_grid(experiment: Experiment, axes: Mapping[str, Any] | None = None, seeds: int | None = None) -> Grid:
+def make_grid(
+    experiment: Experiment,
+    axes: Mapping[str, Any] | None = None,
+    seeds: int | None = None,
+    *,
+    zipped: Iterable[Sequence[str]] = (),
+    listed: Iterable[Mapping[str, Any]] | None = None,
+) -> Grid:
     """A checked grid: what the caller gave, the experiment's default grid for the rest.
 
     A derived axis named ``<x>_per_...`` is another way to give axis ``x``; when the caller gives one of the two, the
@@ -134,26 +118,27 @@ def make_grid(experiment: Experiment, axes: Mapping[str, Any] | None = None, see
 
     Args:
       experiment: whose grid it is.
-      axes: axis name -> scalar or values; each replaces the default grid's values of that axis.
+      axes: axis name -> scalar or values; each replaces the default grid's values of that axis. A value may be a
+        function of the cell, or a text such as ``"=1.2*r*d"``; on an axis of whole numbers its result is rounded.
       seeds: trials per cell; the experiment's default if None.
+      zipped: groups of names of axes that move together instead of being multiplied.
+      listed: cells (axis name -> value) that are added to the product; where no ``axes`` are given, the only ones.
 
     Raises:
-      GridError: an unknown axis, a bad value, an axis without values, an axis given both directly and derived, or a bad
-        number of seeds.
+      GridError: an unknown axis, a bad value, an axis without values, an axis given both directly and derived, axes that
+        move together but have different numbers of values, an empty list of cells, or a bad number of seeds.
     """
     known = {axis.name: axis for axis in experiment.axes}
-    given: dict[str, tuple[Any, ...]] = {}
-    for name, values in (axes or {}).items():
-        if name not in known:
-            raise GridError(f"experiment {experiment.name!r} has no axis {name!r}. {nearest(name, known)}")
-        given[name] = check_values(known[name], values)
-    chosen = {name: check_values(known[name], values) for name, values in experiment.default_grid.items()}
-    for derived, base in _derivations(experiment):
-        if derived in given and base in given:
-            raise GridError(
-                f"{flag(derived)} and {flag(base)} both set {base}: got {given[derived]} and {given[base]}. Give only "
-                "one of them."
-            )
+    given = {name: check_values(_axis(experiment, name), values) for name, values in (axes or {}).items()}
+    pairs = _derivations(experiment)
+    _check_derived(pairs, given)
+    extra = None if listed is None else tuple(_listed_cell(experiment, pairs, cell) for cell in listed)
+    if extra is not None and not extra:
+        raise GridError("empty grid: the list of cells is empty. Give at least one cell, or leave the list out.")
+    chosen: dict[str, tuple[Any, ...]] = {}
+    if given or extra is None:
+        chosen = {name: check_values(known[name], values) for name, values in experiment.default_grid.items()}
+    for derived, base in pairs:
         if base in given:
             chosen.pop(derived, None)
         if derived in given:
@@ -164,80 +149,115 @@ def make_grid(experiment: Experiment, axes: Mapping[str, Any] | None = None, see
             raise GridError(
                 f"empty grid: {flag(name)} has no values. Give at least one, or leave it out for the default."
             )
+        _check_formulas(experiment, name, values)
     return Grid(
         axes={name: chosen[name] for name in known if name in chosen},
-        seeds=_check_seeds(experiment.default_seeds if seeds is None else seeds),
+        seeds=check_seeds(experiment.default_seeds if seeds is None else seeds),
+        zipped=tuple(_group(experiment, group) for group in zipped),
+        listed=extra or (),
     )
 
 
 def cells(experiment: Experiment, grid: Grid) -> list[dict[str, Any]]:
-    """The resolved cells of a grid, the last axis varying fastest; a cell that comes up twice is kept once.
+    """The resolved cells of a grid, the last axis varying fastest, then the listed ones; one that comes up twice is kept once.
 
     Raises:
-      GridError: the experiment refuses a cell; the message shows which. Or there are more than two million trials.
+      GridError: the experiment refuses a cell, or a formula cannot be computed; the message shows which. Or there are
+        more than two million trials.
     """
-    total = math.prod(len(values) for values in grid.axes.values()) * grid.seeds
+    total = grid.points * grid.seeds
     if total > _MOST_TRIALS:
         raise GridError(
             f"the grid has {total} trials: at most {_MOST_TRIALS} at a time. Give fewer values or --seeds; a run can be "
             "extended later."
         )
-    found: dict[str, dict[str, Any]] = {}
-    for point in itertools.product(*grid.axes.values()):
-        cell = dict(zip(grid.axes, point, strict=True))
+    known = {axis.name: axis for axis in experiment.axes}
+    defaults = {axis.name: None if axis.kind == "derived" else axis.default for axis in experiment.axes}
+    found: dict[Any, dict[str, Any]] = {}
+    names: list[str] = []  # of resolved cells
+    for point in _points(grid):
         try:
+            cell = _computed(known, defaults, point)
             resolved = experiment.resolve(cell)
         except ValueError as error:
-            shown = ", ".join(f"{name}={value!r}" for name, value in cell.items()) or "all defaults"
+            shown = ", ".join(f"{name}={_text(value)}" for name, value in point.items()) or "all defaults"
             raise GridError(f"cell ({shown}): {error}") from error
-        found.setdefault(canonical_json(resolved), resolved)
+        names = names or list(resolved)
+        found.setdefault(_identity(resolved, names), resolved)
     return list(found.values())
 
 
-def load_toml(path: str | Path, experiment_names: Sequence[str] = ()) -> GridFile:
-    """Read a grid file: ``experiment``, ``run``, ``seeds`` and a table ``[grid]`` of axis = scalar or list.
+def _points(grid: Grid) -> Iterator[dict[str, Any]]:
+    if grid.axes or not grid.listed:
+        factors = grid.factors
+        columns = [list(zip(*(grid.axes[name] for name in names), strict=True)) for names in factors]
+        names = [name for group in factors for name in group]
+        for parts in itertools.product(*columns):
+            yield dict(zip(names, itertools.chain.from_iterable(parts), strict=True))
+    for cell in grid.listed:
+        yield dict(cell)
 
-    Args:
-      path: the file.
-      experiment_names: the names ``experiment`` may have; any, if empty.
 
-    Raises:
-      GridError: the file cannot be read, is not TOML, or holds an unknown key or a value of the wrong kind.
-    """
-    try:
-        # utf-8-sig: some editors put a byte order mark in front, which TOML does not know.
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise GridError(
-            f"cannot read the grid file {path}: {error.strerror or error}. Check the path and its permissions."
-        ) from error
-    except RecursionError as error:
-        raise GridError(f"{path} is not a grid file: it is nested too deeply.") from error
-    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
-        raise GridError(f"{path} is not a TOML file: {error}.") from error
-    keys = ("experiment", "run", "seeds", "grid")
-    for key in table:
-        if key not in keys:
-            raise GridError(f"{path}: unknown key {key!r}. {nearest(key, keys)} Axes belong into the table [grid].")
-    for key in ("experiment", "run"):
-        if not isinstance(table.get(key, ""), str):
-            raise GridError(f"{path}: {key} must be a name in quotes, got {table[key]!r}.")
-    name = table.get("experiment")
-    if name is not None and experiment_names and name not in experiment_names and ":" not in name:
-        raise GridError(f"{path}: unknown experiment {name!r}. {nearest(name, experiment_names)}")
-    axes = table.get("grid", {})
-    if not isinstance(axes, dict):
-        raise GridError(
-            f"{path}: grid must be a table, got {axes!r}. Write [grid] on a line of its own, then axis = values."
-        )
-    for axis, values in axes.items():
-        for value in values if isinstance(values, list) else [values]:
-            if isinstance(value, bool) or not isinstance(value, int | float | str):
-                raise GridError(
-                    f"{path}: {axis} in [grid] must be a number, a string, or a list of them, got {value!r}."
-                )
-    seeds = None if "seeds" not in table else _check_seeds(table["seeds"])
-    return GridFile(experiment=name, run=table.get("run"), seeds=seeds, axes=axes)
+def _computed(known: Mapping[str, Axis], defaults: Mapping[str, Any], point: dict[str, Any]) -> dict[str, Any]:
+    """The point with its formulas computed."""
+    if not any(isinstance(value, Formula) for value in point.values()):
+        return point
+    values = Values(point, defaults, lambda name, number: computed_value(known[name], number))
+    return {name: values[name] for name in point}
+
+
+def _identity(cell: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """What tells cells with these axes apart: as their canonical form does, at a tenth of its price."""
+    values = tuple(cell.values())
+    plain = all(kind in _PLAIN for kind in map(type, values)) and list(cell) == names
+    finite = plain and all(math.isfinite(value) for value in values if type(value) is float)
+    return values if finite else canonical_json(cell)
+
+
+def _axis(experiment: Experiment, name: str) -> Axis:
+    for axis in experiment.axes:
+        if axis.name == name:
+            return axis
+    known = [axis.name for axis in experiment.axes]
+    raise GridError(f"experiment {experiment.name!r} has no axis {name!r}. {nearest(name, known)}")
+
+
+def _listed_cell(experiment: Experiment, pairs: Sequence[tuple[str, str]], cell: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, value in cell.items():
+        values = check_values(_axis(experiment, name), value)
+        if len(values) != 1:
+            raise GridError(
+                f"a listed cell has one value on each axis: {name} has {len(values)}. List a cell for each."
+            )
+        _check_formulas(experiment, name, values)
+        found[name] = values[0]
+    _check_derived(pairs, found)
+    return found
+
+
+def _group(experiment: Experiment, group: Sequence[str]) -> tuple[str, ...]:
+    names = [group] if isinstance(group, str) else list(group)
+    return tuple(_axis(experiment, name).name for name in names)
+
+
+def _check_formulas(experiment: Experiment, name: str, values: Iterable[Any]) -> None:
+    known = [axis.name for axis in experiment.axes]
+    for value in values:
+        for read in value.names if isinstance(value, Formula) else ():
+            if read not in known:
+                raise GridError(f"{flag(name)}: {value.text} reads {read!r}, which is no axis. {nearest(read, known)}")
+            if _axis(experiment, read).type is str:
+                raise GridError(f"{flag(name)}: {value.text} reads {read}, whose values are names, not numbers.")
+
+
+def _check_derived(pairs: Iterable[tuple[str, str]], given: Mapping[str, Any]) -> None:
+    for derived, base in pairs:
+        if derived in given and base in given:
+            raise GridError(
+                f"{flag(derived)} and {flag(base)} both set {base}: got {_text(given[derived])} and "
+                f"{_text(given[base])}. Give only one of them."
+            )
 
 
 def _derivations(experiment: Experiment) -> list[tuple[str, str]]:
@@ -247,86 +267,8 @@ def _derivations(experiment: Experiment) -> list[tuple[str, str]]:
     return [(derived, base) for derived, base in pairs if derived != base and base in names]
 
 
-def _check_seeds(seeds: Any) -> int:
-    if not _is_finite(seeds) or not _is_whole(seeds) or seeds < 1:
-        raise GridError(f"--seeds: expected a whole number of trials per cell, at least 1, got {seeds!r}.")
-    return int(seeds)
-
-
-def _wanted(axis: Axis) -> str:
-    if axis.type is str:
-        return f"one of {', '.join(axis.choices)}" if axis.choices else "names"
-    return "whole numbers" if axis.type is int else "finite numbers"
-
-
-def _example(axis: Axis) -> str:
-    if axis.type is str:
-        return f"Write for example {flag(axis.name)} {','.join(axis.choices[:2]) or 'name'}."
-    example = (
-        "4,8,16 or 4:16:3 (3 values from 4 to 16)" if axis.type is int else "1,1.5,2 or 1:2:3 (3 values from 1 to 2)"
-    )
-    return f"Write for example {flag(axis.name)} {example}."
-
-
-def _number(axis: Axis, text: str, item: str) -> int | float:
-    for kind in (int, float):  # int first: it keeps every digit
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    raise GridError(f"{flag(axis.name)}: expected {_wanted(axis)}, got {item!r}. {_example(axis)}")
-
-
-def _is_finite(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return False
-    try:
-        return math.isfinite(float(value))
-    except OverflowError:
-        return False
-
-
-def _is_whole(value: Any) -> bool:
-    return float(value).is_integer() and abs(value) <= _LARGEST_INT
-
-
-def _value(axis: Axis, value: Any, shown: str) -> Any:
-    """The value in the axis's type, or a GridError that shows it as the user wrote it."""
-    if axis.type is str:
-        if not isinstance(value, str) or (axis.choices and value not in axis.choices):
-            hint = f" {nearest(value, axis.choices)}" if isinstance(value, str) else ""
-            raise GridError(f"{flag(axis.name)}: expected {_wanted(axis)}, got {shown}.{hint}")
-        return value
-    if not _is_finite(value) or (axis.type is int and not _is_whole(value)):
-        raise GridError(f"{flag(axis.name)}: expected {_wanted(axis)}, got {shown}. {_example(axis)}")
-    return axis.type(value)
-
-
-def _range(axis: Axis, item: str) -> list[Any]:
-    parts = item.split(":")
-    if len(parts) != 3:
-        raise GridError(f"{flag(axis.name)}: a range is start:stop:count, got {item!r}. {_example(axis)}")
-    start, stop = (_value(axis, _number(axis, part, item), item) for part in parts[:2])
-    try:
-        count = int(parts[2])
-    except ValueError:
-        count = 0
-    if not 1 <= count <= _LONGEST_RANGE or (count == 1 and start != stop):
-        raise GridError(
-            f"{flag(axis.name)}: the third number of a range is how many values there are, both ends included: a "
-            "whole number from 2 to "
-            f"{_LONGEST_RANGE}, got {item!r}. {_example(axis)}"
-        )
-    if count == 1:
-        return [start]
-    # In exact arithmetic on the decimals, so that 1:1.3:4 holds the 1.1 that a user types, and a cell keeps one name.
-    first, last = Fraction(repr(start)), Fraction(repr(stop))
-    points = [first + (last - first) * i / (count - 1) for i in range(count)]
-    if axis.type is int and any(point.denominator != 1 for point in points):
-        steps, rest = divmod(abs(stop - start), count)
-        hint = f" For steps of {count} write {start}:{stop}:{steps + 1}." if rest == 0 else ""
-        raise GridError(
-            f"{flag(axis.name)}: {item!r} means {count} evenly spaced values from {start} to {stop}, which are not "
-            f"all whole numbers.{hint}"
-        )
-    return [axis.type(point) for point in points]
+def _text(value: Any) -> str:
+    """A value as a message shows it."""
+    if isinstance(value, Formula):
+        return value.text if value.text.startswith("=") else f"=function {value.text}"
+    return f"({', '.join(map(_text, value))})" if isinstance(value, tuple) else repr(value)

@@ -17,7 +17,7 @@ TOY = "tests.sweep.toy:TOY"
 SMALL = ("--a", "2,3", "--b", 5, "--seeds", 2, "--dtype", "float32", "--quiet")
 PNG = b"\x89PNG\r\n\x1a\n"
 
-# A user's own experiment: the toy under another name, with a figure, and a pause before its larger sizes.
+# A user's own experiment: the toy under another name, with a figure, a bucket for each size, and a pause before the larger.
 _MINE = """
 import dataclasses, os, time
 from tests.sweep.toy import TOY
@@ -27,7 +27,7 @@ def trial(bucket):
         time.sleep(float(os.environ.get("PAUSE", "0")))
     return TOY.trial(bucket)
 
-MINE = dataclasses.replace(TOY, name="mine", trial=trial, module=__name__, figure=__name__ + ":draw")
+MINE = dataclasses.replace(TOY, name="mine", trial=trial, module=__name__, figure=__name__ + ":draw", padded=())
 
 def draw(rows):
     from matplotlib.figure import Figure

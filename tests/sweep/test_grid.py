@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 
 import numpy as np
@@ -6,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruneft.sweep.grid import GridError, cells, check_values, load_toml, make_grid, parse_values
+from pruneft.sweep.grid import cells, make_grid
+from pruneft.sweep.gridfile import load_toml
+from pruneft.sweep.values import GridError, check_values, parse_values
 from pruneft.trial import Axis
 from tests.sweep.toy import AXES, TOY, resolve
 
@@ -227,3 +230,196 @@ def test_a_grid_file_that_cannot_be_read_is_refused(tmp_path):
     if not os.access(path, os.R_OK):  # not for root
         with pytest.raises(GridError, match="Permission denied"):
             load_toml(path)
+
+
+def _pairs(experiment, grid, *names):
+    return [tuple(cell[name] for name in names) for cell in cells(experiment, grid)]
+
+
+def test_axes_that_are_zipped_move_together_and_the_others_are_multiplied():
+    grid = make_grid(TOY, {"a": [1, 2, 3], "b": [5.0, 6.0, 7.0], "gain": [0.1, 0.2]}, 1, zipped=[("b", "a")])
+    assert grid.points == 6
+    assert _pairs(TOY, grid, "a", "b", "gain") == [
+        (1, 5.0, 0.1),
+        (1, 5.0, 0.2),
+        (2, 6.0, 0.1),
+        (2, 6.0, 0.2),
+        (3, 7.0, 0.1),
+        (3, 7.0, 0.2),
+    ]
+
+
+def test_two_groups_of_zipped_axes_are_multiplied_with_each_other():
+    axes = {"a": [1, 2], "b": [5.0, 6.0], "gain": [0.1, 0.2], "mode": ["plain", "squared"]}
+    grid = make_grid(TOY, axes, 1, zipped=[("a", "gain"), ("b", "mode")])
+    assert _pairs(TOY, grid, "a", "gain", "b", "mode") == [
+        (a, gain, b, mode) for a, gain in ((1, 0.1), (2, 0.2)) for b, mode in ((5.0, "plain"), (6.0, "squared"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("zipped", "message"),
+    [
+        ([("a", "b")], r"--zip a, b: .*a has 3, b has 2"),
+        ([("a",)], "at least two axes move together, got 1"),
+        ([("a", "gain")], r"gain has no values. Give them: --gain VALUES"),
+        ([("a", "a")], "a already moves with other axes"),
+        ([("a", "mode"), ("mode", "b")], "mode already moves with other axes"),
+        ([("a", "gian")], "no axis 'gian'. Did you mean 'gain'"),
+    ],
+)
+def test_axes_that_cannot_move_together_are_refused(zipped, message):
+    with pytest.raises(GridError, match=message):
+        make_grid(TOY, {"a": [1, 2, 3], "b": [5.0, 6.0], "mode": ["plain", "squared", "plain"]}, 1, zipped=zipped)
+
+
+def test_listed_cells_alone_are_the_grid_and_beside_axes_they_are_added():
+    listed = [{"a": 7}, {"a": 9, "b": 6.0}]
+    alone = make_grid(TOY, seeds=2, listed=listed)
+    assert (alone.points, _pairs(TOY, alone, "a", "b")) == (2, [(7, 10.0), (9, 6.0)])
+    beside = make_grid(TOY, {"a": 7, "b": 10.0}, listed=listed)
+    assert _pairs(TOY, beside, "a", "b") == [(7, 10.0), (9, 6.0)]  # the one that comes up twice is kept once
+
+
+def test_a_grid_of_one_cell_is_a_grid():
+    assert len(cells(TOY, make_grid(TOY, {"a": 3, "b": 5.0}, 1))) == 1
+    assert len(cells(TOY, make_grid(TOY, listed=[{}]))) == 1
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        ([], "the list of cells is empty"),
+        ([{"gian": 1}], "no axis 'gian'"),
+        ([{"a": [1, 2]}], "a listed cell has one value on each axis: a has 2"),
+        ([{"a": []}], "a has 0"),
+        ([{"a": 1.5}], "--a: expected whole numbers"),
+        ([{"a": 1, "a_per_unit": 0.5}], "--a-per-unit and --a both set a: got 0.5 and 1"),
+    ],
+)
+def test_listed_cells_that_make_no_sense_are_refused(listed, message):
+    with pytest.raises(GridError, match=message):
+        make_grid(_with_ratio(), listed=listed)
+
+
+def test_an_axis_may_be_a_formula_of_the_others_defaults_included():
+    grid = make_grid(TOY, {"a": "=1.5*b", "b": [2.0, 3.0], "gain": ["=1/b", 0.5]}, 1)
+    assert _pairs(TOY, grid, "b", "a", "gain") == [(2.0, 3, 0.5), (3.0, 4, 1 / 3), (3.0, 4, 0.5)]
+    assert _pairs(TOY, make_grid(TOY, listed=[{"a": "=b"}]), "a") == [(10,)]
+
+
+def test_a_function_of_the_cell_may_stand_for_the_values_of_any_axis():
+    axes = {"a": [2, 30], "b": lambda cell: np.float64(cell["a"] / 4), "mode": [_mode]}
+    assert _pairs(TOY, make_grid(TOY, axes, 1), "b", "mode") == [(0.5, "plain"), (7.5, "squared")]
+
+
+def _mode(cell):
+    return "squared" if cell["a"] > 10 else "plain"
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"a": "=3*c"}, r"--a: =3\*c reads 'c', which is no axis"),
+        ({"a": "=mode"}, "reads mode, whose values are names"),
+        ({"a": "=os.path"}, "--a: a formula is arithmetic"),
+        ({"a": "=b", "b": "=a"}, r"cell \(a==b, b==a\): the formulas go in a circle: a -> b -> a"),
+        ({"a": "=1/(b-5)", "b": 5.0}, r"cell .*: a: =1/\(b-5\) cannot be computed: (float )?division by zero"),
+        ({"gain": "=a*10**308*10**308"}, "--gain: expected finite numbers, got inf from its formula"),
+        ({"mode": lambda cell: "plane"}, "--mode: expected one of plain, squared"),
+        ({"b": lambda cell: None}, "--b: expected finite numbers, got None"),
+    ],
+)
+def test_formulas_that_make_no_sense_are_refused(axes, message):
+    with pytest.raises(GridError, match=message):
+        cells(TOY, make_grid(TOY, axes, 1))
+
+
+def test_a_formula_reads_no_derived_axis_that_the_grid_does_not_give():
+    experiment = dataclasses.replace(_with_ratio(), axes=(*AXES, dataclasses.replace(RATIO, default=1.0)))
+    with pytest.raises(GridError, match="b is a function of a_per_unit, which has no value here"):
+        cells(experiment, make_grid(experiment, {"a": 3, "b": "=a_per_unit"}, 1))
+    assert _pairs(experiment, make_grid(experiment, {"a_per_unit": 0.5, "b": "=a_per_unit"}, 1), "b") == [(0.5,)]
+
+
+def test_commas_inside_parentheses_do_not_separate_values():
+    grid = make_grid(TOY, {"a": parse_values(A, "=min(2, b),5,=max(b,(7))"), "b": 6.0}, 1)
+    assert _pairs(TOY, grid, "a") == [(2,), (5,), (7,)]
+
+
+def test_the_spec_of_a_grid_goes_through_json_and_makes_the_same_grid():
+    grid = make_grid(
+        TOY,
+        {"a": [1, 2], "b": ["=2*a", 7.0], "gain": [0.1, 0.2]},
+        3,
+        zipped=[("a", "gain")],
+        listed=[{"a": 5, "b": "=a"}],
+    )
+    spec = json.loads(json.dumps(grid.spec()))
+    again = make_grid(TOY, spec["axes"], spec["seeds"], zipped=spec["zip"], listed=spec["cells"])
+    assert again == grid
+    assert again.describe() == grid.describe()
+    plain = make_grid(TOY)
+    spec = plain.spec()
+    assert make_grid(TOY, spec["axes"], spec["seeds"], zipped=spec["zip"], listed=spec["cells"]) == plain
+
+
+def test_a_grid_is_described_in_one_line():
+    grid = make_grid(
+        TOY,
+        {"a": range(1, 21), "b": "=2*a", "gain": [0.1, 0.2], "mode": ["plain", "squared"]},
+        1,
+        zipped=[("mode", "gain")],
+    )
+    assert grid.describe() == (
+        "a = 1, 2, 3, ..., 20 (20 values); b = =2*a; (mode, gain) = ('plain', 0.1), ('squared', 0.2); 1 seed"
+    )
+    assert make_grid(TOY, seeds=3, listed=[{"a": 1}]).describe() == "1 listed cell; 3 seeds"
+    assert "=function tests.sweep.test_grid._mode" in make_grid(TOY, {"mode": _mode}).describe()
+
+
+def test_more_trials_than_a_plan_holds_are_refused_before_they_are_made():
+    with pytest.raises(GridError, match="the grid has 4000000 trials: at most 2000000"):
+        cells(TOY, make_grid(TOY, {"a": range(1, 2001), "b": 5.0}, 2000))
+
+
+def test_a_grid_file_may_zip_list_and_compute(tmp_path):
+    text = """
+    [grid]
+    mode = "plain"
+    [[zip]]
+    a = [1, 2]
+    b = [5, "=3*a"]
+    [[cells]]
+    a = "=b"
+    """
+    read = load_toml(_file(tmp_path, text))
+    grid = make_grid(TOY, read.axes, 1, zipped=read.zipped, listed=read.listed)
+    assert _pairs(TOY, grid, "a", "b") == [(1, 5.0), (2, 6.0), (10, 10.0)]
+    one = load_toml(_file(tmp_path, "[zip]\na = [1, 2]\nb = [5, 6]"))
+    assert one.zipped == (("a", "b"),)
+    assert one.listed is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("zip = 3", "zip must be tables"),
+        ("cells = [3]", "cells must be tables"),
+        ("cells = []", "the list of cells is empty"),
+        ("[[cells]]\na = [1]", "a in ..cells.. must be a number or a string"),
+        ("[zip]\na = true\nb = 1", "a in .zip. must be"),
+        ("[grid]\na = 1\n[zip]\na = [1]\nb = [2]", "a is given twice"),
+        ("[zip]\na = [1, 2]\nb = [1]", "a has 2, b has 1"),
+        ("[zip]\na = [1, 2]", "at least two axes"),
+        ("[grid]\nb = []", "empty grid: --b has no values"),
+        ('[grid]\na = "=3*"', "--a: a formula is arithmetic"),
+    ],
+)
+def test_a_faulty_zip_or_list_in_a_file_is_refused(tmp_path, text, message):
+    def read_and_make():
+        read = load_toml(_file(tmp_path, text))
+        return make_grid(TOY, read.axes, 1, zipped=read.zipped, listed=read.listed)
+
+    with pytest.raises(GridError, match=message):
+        read_and_make()
