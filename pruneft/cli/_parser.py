@@ -6,11 +6,11 @@ import argparse
 import difflib
 from typing import Any, NoReturn
 
-from pruneft.cli import _recover, _show, _sweep
+from pruneft.cli import _recover, _report, _show, _sweep
 from pruneft.cli._common import DTYPES, CommandError, number, random_seed, whole
 from pruneft.trial import Experiment
 
-COMMANDS = ("recover", "sweep", "plot", "runs", "reproduce")
+COMMANDS = ("recover", "sweep", "plot", "report", "runs", "reproduce")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,6 +56,7 @@ def _parser(experiment: Experiment | None) -> argparse.ArgumentParser:
     _add_recover(commands)
     _add_sweep(commands, experiment)
     _add_plot(commands)
+    _report.add(commands)
     _add_runs(commands)
     _add_reproduce(commands)
     return parser
