@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "report",
         help="write one HTML page about a run, which works offline",
-        description="Write one HTML page about a run: phase diagram, transition, statuses, manifest. It loads nothing; open it in any browser.",
+        description="One HTML page about a run: phase diagram, transition, statuses, manifest. It loads nothing from anywhere.",
     )
     parser.add_argument("target", metavar="RUN", help="name of a run")
     parser.add_argument("--runs-dir", metavar="DIR", default="runs", help="where runs live (runs)")
@@ -107,12 +107,12 @@ def command_of(experiment: Experiment, rows: Sequence[Mapping[str, Any]], manife
     if _is_grid(experiment, {}, seeds, there):
         return shlex.join(words)
     values = {name: list(dict.fromkeys(cell[name] for cell in there.values())) for name in names}
-    defaults = {axis.name: axis.default for axis in experiment.axes}
-    axes = {
-        name: found
-        for name, found in values.items()
-        if None not in found and (name in experiment.default_grid or found != [defaults[name]])
-    }
+    one = next(iter(there.values()))
+    axes = {name: found for name, found in values.items() if None not in found}
+    for name in [name for name, found in axes.items() if len(found) == 1 and name not in experiment.default_grid]:
+        fewer = {other: one[other] for other in axes if other != name}
+        if _resolved(experiment, fewer) == one:  # its default, or what follows from the others
+            del axes[name]
     if _is_grid(experiment, axes, seeds, there):
         for name, found in axes.items():
             words += ["--" + name.replace("_", "-"), ",".join(map(str, found))]
@@ -129,3 +129,10 @@ def _is_grid(
     except (GridError, ValueError):
         return False
     return {canonical_json(cell) for cell in made} == set(there)
+
+
+def _resolved(experiment: Experiment, cell: Mapping[str, Any]) -> dict[str, Any] | None:
+    try:
+        return experiment.resolve(cell)
+    except ValueError:
+        return None

@@ -88,7 +88,7 @@ def _header(document: Mapping[str, Any]) -> str:
     }
     notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in document["notes"])
     shown = "".join(f"<div><dt>{name}</dt><dd>{html.escape(str(value))}</dd></div>" for name, value in facts.items())
-    return f'<h1>{html.escape(document["run"])}</h1><dl class="facts">{shown}</dl>{notes}'
+    return f'<p class="over">pruneft, report of a run</p><h1>{html.escape(document["run"])}</h1><dl class="facts">{shown}</dl>{notes}'
 
 
 def _statuses(document: Mapping[str, Any]) -> str:

@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike
 _MISS = 0.03
 # All lengths in units of the row's range of x. The prior reaches half a range beyond the cells on either side.
 _REACH = 0.5
-_WIDTHS = np.geomspace(0.003, 0.5, 24)
-_COARSE, _FINE = 241, 401
+_WIDTHS = (0.003, 0.5)
+# Places and widths of three grids, each inside the one before.
+_GRIDS = ((121, 16), (121, 16), (301, 24))
 
 
 class Transition(NamedTuple):
@@ -98,25 +99,36 @@ def _open(note: str) -> Transition:
 
 
 def _quantiles(unit: np.ndarray, good: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """The 2.5, 50 and 97.5 percent points of c; a second, finer grid covers what the first leaves any weight."""
-    points = np.linspace(-_REACH, 1 + _REACH, _COARSE)
-    mass = _posterior(points, unit, good, total)
-    kept = np.flatnonzero(mass > 1e-7 * mass.max())
-    points = np.linspace(points[max(kept[0] - 1, 0)], points[min(kept[-1] + 1, _COARSE - 1)], _FINE)
-    mass = _posterior(points, unit, good, total)
-    step = np.concatenate([[0.0], np.cumsum((mass[1:] + mass[:-1]) / 2)])
-    return np.interp([0.025, 0.5, 0.975], step / step[-1], points)
+    """The 2.5, 50 and 97.5 percent points of c; every grid covers what the one before left any weight."""
+    ends, widths = (-_REACH, 1 + _REACH), _WIDTHS
+    for count, count_widths in _GRIDS:
+        points = np.linspace(*ends, count)
+        shapes = np.geomspace(*widths, count_widths)
+        weight = _posterior(points, shapes, unit, good, total)
+        ends, widths = _kept(points, weight.max(axis=1)), _kept(shapes, weight.max(axis=0))
+    mass = weight.sum(axis=1) - (weight[:, 0] + weight[:, -1]) / 2
+    below = np.concatenate([[0.0], np.cumsum((mass[1:] + mass[:-1]) / 2)])
+    return np.interp([0.025, 0.5, 0.975], below / below[-1], points)
 
 
-def _posterior(points: np.ndarray, unit: np.ndarray, good: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Weight of every point, summed over the widths; not normalised."""
+def _kept(grid: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+    """The part of a grid outside of which there is next to nothing, and one place more on either side."""
+    there = np.flatnonzero(weight > 1e-8 * weight.max())
+    return float(grid[max(there[0] - 1, 0)]), float(grid[min(there[-1] + 1, grid.size - 1)])
+
+
+def _posterior(
+    points: np.ndarray, widths: np.ndarray, unit: np.ndarray, good: np.ndarray, total: np.ndarray
+) -> np.ndarray:
+    """Weights [points, widths], not normalised."""
     # P(c) = 1/2 puts the middle of the logistic a little below c.
     shift = math.log((0.5 - _MISS) / 0.5)
-    found = np.full((points.size, _WIDTHS.size), 0.0)
+    found = np.zeros((points.size, widths.size))
     for at, k, m in zip(unit, good, total, strict=True):
-        t = (at - points[:, None]) / _WIDTHS - shift
-        success = math.log(1 - _MISS) - np.logaddexp(0.0, -t)
-        # 1 - (1-e)/(1+exp(-t)) = (exp(-t) + e) / (1 + exp(-t))
-        failure = np.logaddexp(-t, math.log(_MISS)) - np.logaddexp(0.0, -t)
-        found += k * success + (m - k) * failure
-    return np.exp(found - found.max()).sum(axis=1)
+        t = (at - points[:, None]) / widths - shift
+        both = np.logaddexp(0.0, -t)
+        # 1 - P = (exp(-t) + e) / (1 + exp(-t)), and exp(-t) + e = e (1 + exp(-t - log e)).
+        found += k * (math.log(1 - _MISS) - both)
+        if m > k:
+            found += (m - k) * (math.log(_MISS) + np.logaddexp(0.0, -t - math.log(_MISS)) - both)
+    return np.exp(found - found.max())

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 # Moves the two ends of our pipes to 3 and 4, where Chromium looks for them, and becomes Chromium.
-_START = "import os, sys; r, w = map(int, sys.argv[1:3]); os.dup2(r, 3); os.dup2(w, 4); os.execv(sys.argv[3], sys.argv[3:])"
+_START = (
+    "import os, sys; r, w = map(int, sys.argv[1:3]); os.dup2(r, 3); os.dup2(w, 4); os.execv(sys.argv[3], sys.argv[3:])"
+)
 _FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars",
     "--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe", "--force-device-scale-factor=1",
@@ -34,7 +36,16 @@ class Browser:
     def __init__(self, program: str, profile: Path) -> None:
         ours, theirs = self._pipe(), self._pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, str(ours[0]), str(theirs[1]), program, *_FLAGS, f"--user-data-dir={profile}"],
+            [
+                sys.executable,
+                "-c",
+                _START,
+                str(ours[0]),
+                str(theirs[1]),
+                program,
+                *_FLAGS,
+                f"--user-data-dir={profile}",
+            ],
             pass_fds=(ours[0], theirs[1]),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -95,7 +106,9 @@ class Browser:
         text, _, self._rest = self._rest.partition(b"\0")
         return json.loads(text)
 
-    def open(self, path: Path, *, width: int = 1200, height: int = 900, dark: bool = False, touch: bool = False) -> None:
+    def open(
+        self, path: Path, *, width: int = 1200, height: int = 900, dark: bool = False, touch: bool = False
+    ) -> None:
         """Load a file and wait until it was drawn."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=touch)
         self.call("Emulation.setTouchEmulationEnabled", enabled=touch)

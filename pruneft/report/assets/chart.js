@@ -35,7 +35,7 @@ const colour = (share) => `rgb(${mix(share).join(",")})`;
 function ink(share) {
   const linear = mix(share).map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
   const light = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
-  return 1.05 / (light + 0.05) > (light + 0.05) / 0.05 ? "#fff" : "#000";
+  return 1.05 / (light + 0.05) > (light + 0.05) / 0.05 ? "white" : "black";
 }
 
 function scale(kind, low, high, from, to) {
@@ -48,7 +48,7 @@ function scale(kind, low, high, from, to) {
 function ticks(place, most) {
   const { low, high, kind } = place;
   if (kind === "log" && high / low > 2) {
-    for (const marks of [[1, 2, 3, 5], [1, 2, 5], [1, 3], [1]]) {
+    for (const marks of [[1, 1.5, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1]]) {
       const found = [];
       for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e++) {
         for (const m of marks) found.push(Number(`${m}e${e}`));
@@ -112,8 +112,8 @@ function describe(cell, heading) {
 }
 
 // Makes a chart answer to pointer, keyboard and touch. marks: rows of {x, y, width, height, tell() -> nodes, pick?()}, each
-// row from left to right; hit: (x, y) in the drawing's units -> [row, place] or null.
-function interactive(figure, drawing, marks, hit, outline) {
+// row from left to right; bottom: of the frame; hit: (x, y) in the drawing's units -> [row, place] or null.
+function interactive(figure, drawing, bottom, marks, hit, outline) {
   const tip = el("div", { class: "tip", role: "status", hidden: true });
   figure.append(tip);
   let at = null;
@@ -130,7 +130,10 @@ function interactive(figure, drawing, marks, hit, outline) {
     const ratio = drawing.getBoundingClientRect().width / drawing.viewBox.baseVal.width || 1;
     const wide = figure.clientWidth - tip.offsetWidth;
     tip.style.left = `${Math.max(0, Math.min(wide, (found.x + found.width / 2) * ratio - tip.offsetWidth / 2))}px`;
-    tip.style.top = `${drawing.offsetTop + (found.y + found.height) * ratio + 10}px`;
+    // Below the frame, where it hides no cell; nearer where the window ends before that.
+    const start = figure.getBoundingClientRect().top, above = drawing.getBoundingClientRect().top - start;
+    const under = above + bottom * ratio + 8, beside = above + (found.y + found.height) * ratio + 10;
+    tip.style.top = `${Math.max(beside, Math.min(under, window.innerHeight - start - tip.offsetHeight - 6))}px`;
   }
   function hide() {
     tip.hidden = true;
@@ -140,8 +143,6 @@ function interactive(figure, drawing, marks, hit, outline) {
     const seen = drawing.getBoundingClientRect(), ratio = drawing.viewBox.baseVal.width / seen.width;
     return hit((event.clientX - seen.left) * ratio, (event.clientY - seen.top) * ratio);
   }
-  // offsetTop is not defined for SVG; the drawing's place in the figure is.
-  Object.defineProperty(drawing, "offsetTop", { get: () => drawing.getBoundingClientRect().top - figure.getBoundingClientRect().top });
   hide();
   drawing.addEventListener("pointermove", (event) => {
     const found = place(event);

@@ -76,7 +76,7 @@ function drawTransitions(figure, panel, width) {
   const outline = [svg("rect", { class: "chosen", rx: 9 })];
   drawing.append(...outline);
   figure.append(drawing);
-  interactive(figure, drawing, [marks], (px) => {
+  interactive(figure, drawing, box.bottom, [marks], (px) => {
     const far = marks.map((mark) => Math.abs(mark.x + mark.width / 2 - px));
     const i = far.indexOf(Math.min(...far));
     return far[i] <= 40 ? [0, i] : null;
@@ -118,7 +118,7 @@ function drawRow(figure, panel, row, width) {
   const outline = [svg("rect", { class: "chosen", rx: 8 })];
   drawing.append(...outline);
   figure.append(drawing);
-  interactive(figure, drawing, [marks], (px) => {
+  interactive(figure, drawing, box.bottom, [marks], (px) => {
     const far = marks.map((mark) => Math.abs(mark.x + 8 - px));
     const i = far.indexOf(Math.min(...far));
     return far[i] <= 40 ? [0, i] : null;

@@ -27,7 +27,7 @@ function fraction(rate) {
 
 function drawDiagram(figure, panel, width, onPick) {
   const rows = byRow(panel), count = rows.length, names = panel.row_names.map((name) => clipped(name));
-  const band = Math.min(44, Math.max(2, Math.floor(420 / count)));
+  const band = Math.min(64, Math.max(2, Math.floor((count > 12 ? 420 : 320) / count)));
   const box = { left: 30 + Math.max(2, longest(names)) * 7, right: width - 14, top: 8, bottom: 8 + band * count };
   const low = Math.min(...panel.points.map((p) => p.left)), high = Math.max(...panel.points.map((p) => p.right));
   const x = scale(panel.scale, low, high, box.left, box.right);
@@ -67,10 +67,8 @@ function drawDiagram(figure, panel, width, onPick) {
     for (const point of room) {
       const cell = data.cells[point.cell];
       if (cell.trials === 0) continue;
-      const middle = (x(point.left) + x(point.right)) / 2, half = fraction(cell.rate).length * 3 + 1;
-      if (taken[point.row].some((at) => Math.abs(at - middle) < half + 2)) continue; // a line runs there
-      drawing.append(svg("text", { class: "fraction", x: middle, y: top(point.row) + band / 2 + 3.5, "text-anchor": "middle", fill: ink(cell.rate), style: null },
-        fraction(cell.rate)));
+      const at = clear(taken[point.row], x(point.left), x(point.right), fraction(cell.rate).length * 3 + 4);
+      if (at !== null) drawing.append(svg("text", { class: `fraction ${ink(cell.rate)}`, x: at, y: top(point.row) + band / 2 + 3.5, "text-anchor": "middle" }, fraction(cell.rate)));
     }
   }
   drawing.append(frame(box), xAxis(box, x, panel.x_label));
@@ -79,12 +77,20 @@ function drawDiagram(figure, panel, width, onPick) {
   const outline = ["chosen", "chosen inner"].map((name) => svg("rect", { class: name }));
   drawing.append(...outline);
   figure.append(drawing);
-  interactive(figure, drawing, marks, (px, py) => {
+  interactive(figure, drawing, box.bottom, marks, (px, py) => {
     const row = Math.floor((box.bottom - py) / band);
     const i = (marks[row] ?? []).findIndex((mark) => px >= mark.x && px <= mark.x + mark.width);
     return i < 0 ? null : [row, i];
   }, outline);
   figure.append(diagramLegend(panel, used.length > 0));
+}
+
+// The place nearest to a cell's middle where a word of this half width meets no line; null if there is none.
+function clear(lines, left, right, half) {
+  const middle = (left + right) / 2;
+  const free = [middle, ...lines.flatMap((line) => [line - half, line + half])].filter((place) =>
+    (place === middle || (place - half >= left - 2 && place + half <= right + 2)) && lines.every((line) => Math.abs(line - place) >= half - 0.01));
+  return free.length ? free.reduce((best, place) => (Math.abs(place - middle) < Math.abs(best - middle) ? place : best)) : null;
 }
 
 // Upright in every band, joined at the seams; an arrow at the frame where it lies out of range.
