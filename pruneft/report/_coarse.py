@@ -46,21 +46,13 @@ def pool(panel: Panel, most: int) -> Pooled:
       most: cells, at least 1.
     """
     rows = rows_of(panel)
-    fits = len(panel.cells) <= most and len(rows) <= MOST_ROWS
-    if fits:
+    if len(panel.cells) <= most and len(rows) <= MOST_ROWS:
         return Pooled(panel, {row: show(row) for row in rows}, [1] * len(panel.cells))
     together = max(-(-len(rows) // MOST_ROWS), -(-len(rows) // max(1, int(most**0.5))))
     group_of = {row: i // together for i, row in enumerate(rows)}
     groups = [rows[i : i + together] for i in range(0, len(rows), together)]
-    columns = max(1, most // len(groups))
     x = np.asarray(panel.x, dtype=np.float64)
-    log = panel.scale == "log" or (panel.scale == "auto" and bool((x > 0).all()) and x.max() >= 20 * x.min())
-    place = np.log(x) if log else x
-    span = float(np.ptp(place)) or 1.0
-    column = np.minimum((columns * (place - place.min()) / span).astype(int), columns - 1)
-    members: dict[tuple[int, int], list[int]] = {}
-    for i, row in enumerate(panel.row):
-        members.setdefault((group_of[row], int(column[i])), []).append(i)
+    members = _members(np.array([group_of[row] for row in panel.row]), x, max(1, most // len(groups)))
     row_names = {group[len(group) // 2]: _range(group) for group in groups}
     middle = list(row_names)
     keys = sorted(members)
@@ -73,7 +65,7 @@ def pool(panel: Panel, most: int) -> Pooled:
                 _sum(
                     [panel.cells[i] for i in members[key]],
                     {
-                        panel.row_label: row_names[middle[key[0]]],
+                        **({panel.row_label: row_names[middle[key[0]]]} if panel.row_label else {}),
                         panel.x_label: _range(sorted(x[members[key]].tolist())),
                     },
                 )
@@ -85,11 +77,23 @@ def pool(panel: Panel, most: int) -> Pooled:
                 Curve(curve.label, {row: curve.values[row] for row in middle if row in curve.values})
                 for curve in panel.curves
             ],
-            scale="log" if log else "linear",
+            scale=panel.scale,
         ),
         row_names,
         [len(members[key]) for key in keys],
     )
+
+
+def _members(group: np.ndarray, x: np.ndarray, columns: int) -> dict[tuple[int, int], np.ndarray]:
+    """(group, column) -> the cells in it; equally many different x in every column, wherever the group's cells lie."""
+    members: dict[tuple[int, int], np.ndarray] = {}
+    order = np.lexsort((x, group))
+    for mine in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+        different, rank = np.unique(x[mine], return_inverse=True)
+        column = rank * min(columns, different.size) // different.size
+        parts = np.split(mine, np.flatnonzero(np.diff(column)) + 1)
+        members |= {(int(group[mine[0]]), i): part for i, part in enumerate(parts)}
+    return members
 
 
 def _range(values: Sequence[Any]) -> str:

@@ -15,7 +15,7 @@ _MISS = 0.03
 _REACH = 0.5
 _WIDTHS = (0.003, 0.5)
 # Places and widths of three grids, each inside the one before.
-_GRIDS = ((121, 16), (121, 16), (301, 24))
+_GRIDS = ((101, 14), (101, 14), (301, 20))
 
 
 class Transition(NamedTuple):
@@ -126,9 +126,14 @@ def _posterior(
     found = np.zeros((points.size, widths.size))
     for at, k, m in zip(unit, good, total, strict=True):
         t = (at - points[:, None]) / widths - shift
-        both = np.logaddexp(0.0, -t)
+        both = _softplus(-t)
         # 1 - P = (exp(-t) + e) / (1 + exp(-t)), and exp(-t) + e = e (1 + exp(-t - log e)).
         found += k * (math.log(1 - _MISS) - both)
         if m > k:
-            found += (m - k) * (math.log(_MISS) + np.logaddexp(0.0, -t - math.log(_MISS)) - both)
+            found += (m - k) * (math.log(_MISS) + _softplus(-t - math.log(_MISS)) - both)
     return np.exp(found - found.max())
+
+
+def _softplus(z: np.ndarray) -> np.ndarray:
+    """``log(1 + exp(z))`` without overflow; several times faster than ``np.logaddexp``."""
+    return np.maximum(z, 0.0) + np.log1p(np.exp(-np.abs(z)))

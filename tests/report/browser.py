@@ -116,12 +116,12 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url="about:blank")
         self.events.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        address = path.resolve().as_uri()
+        self.call("Page.navigate", url=address)
         deadline = time.monotonic() + 30
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+        while self._where() != [address, "complete"]:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{path} was not loaded in 30 s.")
-            self.run("0")
             time.sleep(0.01)
         self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
@@ -131,6 +131,12 @@ class Browser:
         if "exceptionDetails" in found:
             raise RuntimeError(found["exceptionDetails"])
         return found["result"].get("value")
+
+    def _where(self) -> Any:
+        try:
+            return self.run("[location.href, document.readyState]")
+        except RuntimeError:  # between two pages
+            return None
 
     def middle(self, selector: str) -> tuple[float, float]:
         """Scroll an element into view and return the place of its middle."""

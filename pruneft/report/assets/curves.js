@@ -83,6 +83,7 @@ function drawTransitions(figure, panel, width) {
   }, outline);
   figure.append(el("div", { class: "legend" },
     el("span", {}, key(svg("rect", { class: "band", x: 0, y: 1, width: 34, height: 12 }), svg("path", { class: "path", d: "M1 7H33" }), svg("circle", { class: "dot", cx: 17, cy: 7, r: 4 })), "50 % point, 95 % interval"),
+    panel.transitions.every((t) => known(t.point)) ? null : el("span", {}, "? not bracketed"),
     ...theoryKeys(panel, false)));
 }
 

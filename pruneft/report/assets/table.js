@@ -1,5 +1,6 @@
 // Tables: one that sorts by its headings, and the rows' transitions.
-const FIRST_ROWS = 100;
+// A browser lays out so many rows at once without a pause.
+const FIRST_ROWS = 100, MORE_ROWS = 500;
 
 function compare(a, b) {
   if (!known(a) || !known(b)) return known(b) - known(a); // what is missing comes last, whichever way
@@ -10,13 +11,15 @@ function compare(a, b) {
 function sortable(items, columns, caption, most = FIRST_ROWS) {
   let order = items.slice(), sorted = -1, rising = true, shown = Math.min(most, items.length);
   const body = el("tbody"), more = el("button", { type: "button", class: "more" });
-  function fillBody() {
-    body.replaceChildren(...order.slice(0, shown).map((item) => el("tr", {}, ...columns.map((column) => {
-      const value = column.value(item);
-      return el("td", { class: typeof value === "number" || value === null ? "number" : null }, column.text ? column.text(item) : format(value));
-    }))));
+  const line = (item) => el("tr", {}, ...columns.map((column) => {
+    const value = column.value(item);
+    return el("td", { class: typeof value === "number" || value === null ? "number" : null }, column.text ? column.text(item) : format(value));
+  }));
+  function fillBody(from = 0) {
+    if (from === 0) body.replaceChildren();
+    body.append(...order.slice(from, shown).map(line));
     more.hidden = shown >= items.length;
-    more.textContent = `Show all ${items.length} rows (${shown} are shown)`;
+    more.textContent = `${shown} of ${items.length} rows: show ${Math.min(MORE_ROWS, items.length - shown)} more`;
   }
   const heads = columns.map((column, i) => {
     const button = el("button", { type: "button" }, column.title);
@@ -32,8 +35,9 @@ function sortable(items, columns, caption, most = FIRST_ROWS) {
     return head;
   });
   more.addEventListener("click", () => {
-    shown = items.length;
-    fillBody();
+    const from = shown;
+    shown = Math.min(items.length, shown + MORE_ROWS);
+    fillBody(from);
   });
   fillBody();
   return [
@@ -63,9 +67,9 @@ function cellTable(section) {
 
 function transitionTable(panel) {
   const items = panel.rows.map((row, i) => ({ row, i, t: panel.transitions[i] }));
-  return el("details", {}, el("summary", {}, "50 % points as a table"), ...sortable(items, [
+  return el("details", {}, el("summary", {}, "50 % points as a table"), el("p", { class: "hint" }, `In units of ${panel.x_label}.`), ...sortable(items, [
     { title: panel.row_label || "row", value: (item) => item.row, text: (item) => panel.row_names[item.i] },
-    { title: `50 % point of ${panel.x_label}`, value: (item) => item.t.point, text: (item) => (known(item.t.point) ? format(item.t.point) : "not bracketed") },
+    { title: "50 % point", value: (item) => item.t.point, text: (item) => (known(item.t.point) ? format(item.t.point) : "not bracketed") },
     { title: "95 % interval", value: (item) => item.t.low, text: (item) => interval(item.t) },
     { title: "note", value: (item) => item.t.note },
     ...panel.curves.map((curve) => ({ title: curve.label, value: (item) => curve.values[item.i] })),
