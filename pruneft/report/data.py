@@ -15,12 +15,12 @@ from pruneft.plot._cells import Cells, row_key
 from pruneft.plot.phase import _CURVE_STYLES as CURVE_STYLES
 from pruneft.report._coarse import pool, rows_of
 from pruneft.report.panel import Panel, generic_panels, summarise_all
-from pruneft.report.transition import Transition, transition
+from pruneft.report.transition import METHOD, Transition, transition
 from pruneft.sweep.summary import CellSummary
 from pruneft.trial import Experiment
 
 FORMAT = 1
-# A browser draws this many cells, and lays out a table of as many rows, within about a second.
+# A browser draws this many cells, and draws them again when its window is resized, in a second or a few.
 MOST_CELLS = 20_000
 MOST_PANELS = 12
 
@@ -35,6 +35,7 @@ def document(
     written: datetime,
     panels: Callable[[Sequence[Mapping[str, Any]]], Sequence[Panel]] | None = None,
     estimate: Callable[..., Transition] = transition,
+    method: str = METHOD,
     most_cells: int = MOST_CELLS,
 ) -> dict[str, Any]:
     """What the page shows, ready for JSON: no NaN, no infinity.
@@ -48,6 +49,7 @@ def document(
       written: when the page is made.
       panels: rows -> panels; those of `generic_panels` if None.
       estimate: (x, successes, trials, scale=...) -> `Transition`.
+      method: a sentence on how ``estimate`` finds the 50 % point.
       most_cells: above so many, diagrams are drawn coarser and the table of cells is left out.
 
     Raises:
@@ -90,6 +92,7 @@ def document(
             "medians": sorted({name for summary in summaries for name in summary.medians}),
             "notes": notes,
             "panels": drawn,
+            "method": method,
             "cells": pool_of_cells.cells,
             "listed": listed,
             "statuses": _statuses(rows),

@@ -167,7 +167,7 @@ def test_a_finger_shows_a_cell_and_a_phone_needs_no_sideways_scrolling(browser, 
 def test_the_charts_follow_the_width_of_the_window(opened):
     wide = opened.run("document.querySelector('svg.chart').viewBox.baseVal.width")
     opened.call("Emulation.setDeviceMetricsOverride", width=500, height=900, deviceScaleFactor=1, mobile=False)
-    opened.run("new Promise((done) => setTimeout(done, 100))")
+    opened.run("new Promise((done) => setTimeout(done, 500))")
     narrow = opened.run("document.querySelector('svg.chart').viewBox.baseVal.width")
     assert narrow < 500 < wide
     assert opened.run("document.querySelectorAll('.tip').length") == 3  # one for each chart, none left over

@@ -79,7 +79,9 @@ def test_the_estimate_may_be_another():
     def estimate(x, successes, trials, *, scale):
         return Transition(sum(successes), len(x), sum(trials), scale)
 
-    (panel,) = recovery_document(estimate=estimate)["panels"]
+    made = recovery_document(estimate=estimate, method="Another.")
+    (panel,) = made["panels"]
+    assert made["method"] == "Another."
     assert panel["transitions"][0] == {"point": 24, "low": 5, "high": 40, "note": panel["scale"]}
 
 

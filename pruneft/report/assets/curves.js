@@ -18,8 +18,8 @@ function drawTransitions(figure, panel, width) {
     .filter((value) => known(value)).map((value) => Math.min(cellsHigh, Math.max(cellsLow, value)));
   const open = panel.transitions.some((t) => t.note);
   const least = Math.min(...wanted, open ? cellsLow : Infinity), most = Math.max(...wanted);
-  const pad = panel.scale === "log" ? 0 : 0.06 * ((most - least) || 1);
-  const ends = wanted.length && most > least ? [Math.max(cellsLow, least - pad), Math.min(cellsHigh, most + pad)] : [cellsLow, cellsHigh];
+  const room = panel.scale === "log" ? [least / (most / least) ** 0.06, most * (most / least) ** 0.06] : [least - 0.06 * (most - least), most + 0.06 * (most - least)];
+  const ends = wanted.length && most > least ? [Math.max(cellsLow, room[0]), Math.min(cellsHigh, room[1])] : [cellsLow, cellsHigh];
   const box = { left: 58, right: width - 14, top: 8, bottom: 328 };
   const y = scale(panel.scale, ends[0], ends[1], box.bottom, box.top);
   const numbers = panel.rows.every((row) => typeof row === "number");
@@ -36,9 +36,9 @@ function drawTransitions(figure, panel, width) {
   const inside = svg("g", { "clip-path": `url(#${id})` });
   drawing.append(inside);
   const low = (t) => y(known(t.low) ? t.low : ends[0]), high = (t) => y(known(t.high) ? t.high : ends[1]);
-  // Rows in which success was never or always seen leave a gap.
+  // Rows in which success was never or always seen leave a gap, and between rows with names there is nothing to join.
   const runs = [[]];
-  panel.transitions.forEach((t, i) => (known(t.point) || known(t.low) || known(t.high) ? runs.at(-1).push(i) : runs.push([])));
+  if (numbers) panel.transitions.forEach((t, i) => (known(t.point) || known(t.low) || known(t.high) ? runs.at(-1).push(i) : runs.push([])));
   for (const run of runs.filter((run) => run.length > 1)) {
     const up = run.map((i) => `${x(where[i])} ${high(panel.transitions[i])}`), down = run.map((i) => `${x(where[i])} ${low(panel.transitions[i])}`);
     inside.append(svg("path", { class: "band", d: `M${up.join("L")}L${down.reverse().join("L")}Z` }));

@@ -31,8 +31,7 @@ function section(panel, number) {
     add(pair, "Success rate", (figure, width) => drawDiagram(figure, panel, width, pick));
     add(pair, "Transition", (figure, width) => drawTransitions(figure, panel, width));
     made.append(el("p", { class: "hint" },
-      "Point at a cell, tap it, or go through the cells with the arrow keys to see its counts; a click or Enter shows its row below. " +
-      "The 50 % point is the posterior median of a logistic curve that tends to 97 %, its interval the central 95 %."));
+      "Point at a cell, tap it, or go through the cells with the arrow keys to see its counts; a click or Enter shows its row below. " + data.method));
     choice = el("select", { id: `${id}-row` }, ...panel.row_names.map((name, i) => el("option", { value: String(i) }, name)));
     choice.value = String(row);
     choice.addEventListener("change", () => pick(Number(choice.value)));
@@ -56,4 +55,8 @@ data.panels.forEach((panel, number) => {
 cellTable(document.getElementById("cells"));
 const redrawAll = () => redraws.forEach((redraw) => redraw(false));
 redrawAll();
-new ResizeObserver(redrawAll).observe(place);
+let later = 0;
+new ResizeObserver(() => {
+  clearTimeout(later);
+  later = setTimeout(redrawAll, 120); // once, when the window has come to rest
+}).observe(place);
