@@ -220,3 +220,20 @@ def test_a_run_without_numeric_axes_is_a_table(browser, tmp_path):
     assert browser.run("document.querySelectorAll('svg.chart').length") == 0
     assert browser.run("document.querySelectorAll('#cells tbody tr').length") == 20
     assert browser.complaints() == []
+
+
+def test_pooled_cells_say_how_many_they_are(browser, tmp_path):
+    made = recovery_document(most_cells=8)
+    browser.open(write(render(made), tmp_path / "pooled.html"))
+    assert browser.run("document.querySelectorAll('rect.cell').length") == len(made["panels"][0]["points"]) <= 8
+    assert browser.run("document.querySelector('#cells').hidden")
+    notes = browser.run("[...document.querySelectorAll('header .note')].map((note) => note.textContent)")
+    assert notes == made["notes"]
+    assert len(notes) == 2
+    browser.hover(SECOND)
+    cell = made["cells"][made["panels"][0]["points"][1]["cell"]]
+    text = _tip(browser)
+    assert "true rank r 1 to 2" in text
+    assert f"{cell['pooled']} cells" in text
+    assert f"{cell['successes']} of {cell['trials']}" in text
+    assert browser.complaints() == []

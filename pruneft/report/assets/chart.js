@@ -99,15 +99,14 @@ function list(pairs) {
 // What is known about one cell.
 function describe(cell, heading) {
   const axes = Object.entries(cell.cell).filter(([, value]) => value !== null);
-  const pairs = [
-    ["cell", axes.map(([name, value]) => `${name} = ${format(value)}`).join(", ")],
+  const pairs = cell.pooled ? [["pooled", `${cell.pooled} cells`]] : [["cell", axes.map(([name, value]) => `${name} = ${format(value)}`).join(", ")]];
+  pairs.push(
     ["successes", `${cell.successes} of ${cell.trials} (${percent(cell.rate)})`],
     ["95 % interval", `${percent(cell.low)} to ${percent(cell.high)}`],
     ["statuses", Object.entries(cell.statuses).map(([name, count]) => `${count} ${name.toLowerCase().replaceAll("_", " ")}`).join(", ")],
-  ];
+  );
   const medians = Object.entries(cell.medians).filter(([, value]) => value !== null);
   if (medians.length) pairs.push(["medians", medians.map(([name, value]) => `${name} ${format(value)}`).join(", ")]);
-  if (cell.pooled) pairs.push(["pooled", `${cell.pooled} cells`]);
   return [el("b", {}, heading), list(pairs)];
 }
 

@@ -49,14 +49,15 @@ function drawTransitions(figure, panel, width) {
   }
   const line = panel.transitions.map((t, i) => (known(t.point) ? `${x(where[i])} ${y(t.point)}` : null)).filter((place) => place !== null);
   if (line.length > 1 && runs.filter((run) => run.length).length === 1) inside.append(svg("path", { class: "path", d: `M${line.join("L")}` }));
+  const crowded = where.length > 40;
   const marks = panel.transitions.map((t, i) => {
     const px = x(where[i]);
     if (known(t.point)) {
       inside.append(svg("line", { class: "bar", x1: px, x2: px, y1: low(t), y2: high(t) }));
       for (const [end, at] of [[t.low, low(t)], [t.high, high(t)]]) {
-        if (known(end)) inside.append(svg("line", { class: "bar", x1: px - 4, x2: px + 4, y1: at, y2: at }));
+        if (known(end) && !crowded) inside.append(svg("line", { class: "bar", x1: px - 4, x2: px + 4, y1: at, y2: at }));
       }
-      inside.append(svg("circle", { class: "dot", cx: px, cy: y(t.point), r: 4.5 }));
+      inside.append(svg("circle", { class: "dot", cx: px, cy: y(t.point), r: crowded ? 2.5 : 4.5 }));
     } else {
       inside.append(svg("text", { x: px, y: box.bottom - 8, "text-anchor": "middle" }, "?"));
     }
