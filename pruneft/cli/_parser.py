@@ -6,12 +6,12 @@ import argparse
 import difflib
 from typing import Any, NoReturn
 
-from pruneft.cli import _explain, _export, _recover, _show, _status, _sweep
+from pruneft.cli import _explain, _export, _recover, _report, _show, _status, _sweep
 from pruneft.cli._common import DTYPES, CommandError, number, random_seed, whole
 from pruneft.cli._grid import add_options, experiment_of
 from pruneft.trial import Experiment
 
-COMMANDS = ("recover", "sweep", "explain", "status", "plot", "runs", "export", "reproduce")
+COMMANDS = ("recover", "sweep", "explain", "status", "report", "plot", "runs", "export", "reproduce")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,6 +58,7 @@ def _parser(experiment: Experiment | None) -> argparse.ArgumentParser:
     _add_sweep(commands, experiment)
     _explain.add(commands, experiment)
     _add_plot(commands)
+    _report.add(commands)
     _add_runs(commands)
     _status.add(commands)
     _export.add(commands)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pruneft.plot import Curve, phase_diagram, phase_panels
+from pruneft.plot.phase import ROW_LABEL, X_LABEL
+from pruneft.report import Panel
 from pruneft.sensing import theory
 from pruneft.sweep import CellSummary, summarise
 
@@ -22,10 +24,8 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Any:
     """
     if not rows:
         raise ValueError("the run holds no finished trial yet, so there is nothing to draw.")
-    panels: dict[tuple[Any, ...], list[CellSummary]] = {}
-    for summary in summarise(rows, ("r", "n", *_PANEL_AXES)):
-        panels.setdefault(tuple(summary.cell.get(name) for name in _PANEL_AXES), []).append(summary)
-    settings = sorted(panels, key=str)
+    panels = _settings(rows)
+    settings = list(panels)
     if len(settings) > _MOST_PANELS:
         warnings.warn(f"{len(settings)} settings in this run: only the first {_MOST_PANELS} are drawn.", stacklevel=2)
         settings = settings[:_MOST_PANELS]
@@ -36,6 +36,26 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Any:
     return phase_panels(drawn).figure
 
 
+def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
+    """The panels of the report page: every setting in a run's rows, over (r, n / dof)."""
+    found = _settings(rows)
+    made = []
+    for setting, summaries in found.items():
+        numbers = _panel(summaries)
+        made.append(
+            Panel(
+                title=_title(setting, list(found)),
+                row=numbers["row"],
+                x=numbers["x"],
+                cells=summaries,
+                row_label=ROW_LABEL,
+                x_label=X_LABEL,
+                curves=numbers["curves"],
+            )
+        )
+    return made
+
+
 def theory_curves(d: int, ranks: Sequence[int]) -> tuple[Curve, ...]:
     """The three curves in units of n / dof: degrees of freedom, trace minimisation, PSD feasibility."""
     share = {r: theory.dof(d, r) for r in ranks}
@@ -44,6 +64,14 @@ def theory_curves(d: int, ranks: Sequence[int]) -> tuple[Curve, ...]:
         Curve("trace minimisation", {r: theory.trace_minimisation(d, r) / p for r, p in share.items()}),
         Curve("PSD feasibility", {r: theory.psd_feasibility(d, r) / p for r, p in share.items()}),
     )
+
+
+def _settings(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], list[CellSummary]]:
+    """The cells of each setting of the axes that are not drawn, in a fixed order of the settings."""
+    found: dict[tuple[Any, ...], list[CellSummary]] = {}
+    for summary in summarise(rows, ("r", "n", *_PANEL_AXES)):
+        found.setdefault(tuple(summary.cell.get(name) for name in _PANEL_AXES), []).append(summary)
+    return {setting: found[setting] for setting in sorted(found, key=str)}
 
 
 def _panel(summaries: Sequence[CellSummary]) -> dict[str, Any]:

@@ -212,6 +212,7 @@ def experiment(*, prune: PruneRecipe = PruneRecipe(), path: PathRecipe = PathRec
         default_seeds=8,
         settings=f"{prune!r} {path!r}",
         figure="pruneft.experiments.phase:draw",
+        panels="pruneft.experiments.phase:panels",
     )
 
 

@@ -25,7 +25,7 @@ from pruneft.trial import Experiment, canonical_json
 
 _HOUSE = "pruneft"
 # They plan, store and show trials; a trial's numbers come from (key, cell) alone. The registry only lists experiments.
-_LEFT_OUT = ("pruneft.plot", "pruneft.sweep", "pruneft.cli", "pruneft.__main__")
+_LEFT_OUT = ("pruneft.plot", "pruneft.report", "pruneft.sweep", "pruneft.cli", "pruneft.__main__")
 _REGISTRY = "pruneft.experiments"
 
 

@@ -36,9 +36,14 @@ def test_the_hash_is_the_same_every_time_and_says_what_is_in_it():
 
 def test_what_plans_and_shows_is_left_out_even_if_it_is_imported(project):
     write, code = project
-    write("ccexp.py", "import pruneft.sweep.grid\nfrom pruneft import plot, cli\nfrom pruneft.sweep import ledger\n")
+    write(
+        "ccexp.py",
+        "import pruneft.sweep.grid\nfrom pruneft import plot, report, cli\nfrom pruneft.sweep import ledger\n",
+    )
     assert not [
-        name for name in code("ccexp").modules if name.startswith(("pruneft.sweep", "pruneft.plot", "pruneft.cli"))
+        name
+        for name in code("ccexp").modules
+        if name.startswith(("pruneft.sweep", "pruneft.plot", "pruneft.report", "pruneft.cli"))
     ]
 
 
