@@ -52,6 +52,15 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def duration(seconds: float) -> str:
+    """A time in hours, minutes and seconds, without the parts that do not matter."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {whole % 60:02} s" if minutes else f"{whole} s"
+
+
 def whole(text: str) -> int:
     """A whole number from the command line."""
     try:

@@ -42,6 +42,7 @@ def parse(arguments: list[str]) -> int:
         raise CommandError(f"unknown command {arguments[0]!r}: {hint}there are {', '.join(COMMANDS)}")
     experiment = experiment_of(arguments[1:]) if arguments[:1] in (["sweep"], ["explain"]) else None
     options = _parser(experiment).parse_args(arguments)
+    options.words = list(arguments)
     code: int = options.run_command(options)
     return code
 
@@ -114,7 +115,14 @@ def _add_sweep(commands: Any, experiment: Experiment | None) -> None:
     )
     add_options(parser, experiment)
     _add_runs_dir(parser)
-    parser.add_argument("--lanes", type=whole, default=8, help="trials side by side at most (8)")
+    parser.add_argument("--lanes", type=whole, help="trials side by side (by cache, memory and number of trials)")
+    parser.add_argument("--processes", type=whole, help="processes that share the work (on a CPU one for each core)")
+    parser.add_argument(
+        "--max-steps",
+        type=whole,
+        default=10_000_000,
+        help="steps after which a trial is ended as unfinished (10000000)",
+    )
     _add_output(parser)
     _add_dtype(parser)
     parser.set_defaults(run_command=_sweep.run)

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pruneft.cli._common import OK, CommandError, number, show, show_json
+from pruneft.cli._common import OK, CommandError, duration, number, show, show_json
 from pruneft.sweep.ledger import Ledger
 from pruneft.sweep.progress import Progress
 from pruneft.sweep.runs import find_ledger, holder
@@ -153,12 +153,3 @@ def _page(seen: _Seen) -> list[str]:
     if seen.statuses:
         lines.append(("statuses", ", ".join(f"{count} {name}" for name, count in seen.statuses.items())))
     return [f"{name:<12} {text}" for name, text in lines]
-
-
-def duration(seconds: float) -> str:
-    """A time in hours, minutes and seconds, without the parts that do not matter."""
-    whole = round(seconds)
-    hours, minutes = whole // 3600, whole // 60 % 60
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {whole % 60:02} s" if minutes else f"{whole} s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from pruneft.cli._common import (
     OK,
-    CommandError,
+    duration,
     need_figures,
     progress,
     set_precision,
@@ -19,7 +20,7 @@ from pruneft.cli._common import (
 )
 from pruneft.cli._grid import asked
 from pruneft.experiments import locate
-from pruneft.sweep import Ledger, Row, run_path, summarise, sweep
+from pruneft.sweep import Ledger, Plan, Progress, run_path, summarise, sweep
 from pruneft.trial import Experiment
 
 
@@ -27,27 +28,15 @@ def run(options: argparse.Namespace) -> int:
     """Run the grid, draw it, print a table."""
     wanted = asked(options)
     experiment, grid, name = wanted.experiment, wanted.grid, wanted.run
-    if options.lanes < 1:
-        raise CommandError(f"--lanes: expected a whole number of trials side by side, at least 1, got {options.lanes}.")
     if experiment.figure:
         need_figures()
     set_precision(options.dtype)
     directory = run_path(options.runs_dir, name)
     started = time.monotonic()
-    done, failed = 0, 0
     with progress(f"{experiment.name} -> {directory}", quiet=options.quiet) as bar:
 
-        def on_plan(planned: int, stored: int, buckets: int) -> None:
-            nonlocal done
-            done = stored
-            bar(total=planned, completed=stored, note=f"{buckets} programs" + (f", {stored} stored" if stored else ""))
-
-        def on_rows(rows: Sequence[Row]) -> None:
-            nonlocal done, failed
-            done += len(rows)
-            failed += sum(not row.report.get(experiment.success, True) for row in rows)
-            sizes = ", ".join(f"{axis} {value}" for axis, value in experiment.sizes(rows[-1].cell).items())
-            bar(completed=done, note=f"{sizes}; {failed} unsuccessful")
+        def on_plan(planned: int, stored: int, made: Plan) -> None:
+            bar(total=planned, completed=stored, note=f"{made.compilations} buckets, {stored} stored")
 
         swept = sweep(
             experiment,
@@ -55,9 +44,11 @@ def run(options: argparse.Namespace) -> int:
             directory,
             dtype=options.dtype,
             lanes=options.lanes,
-            remarks={"experiment_place": wanted.place},
+            processes=options.processes,
+            max_steps=options.max_steps,
+            remarks={"experiment_place": wanted.place, "command": shlex.join(["pruneft", *options.words])},
             on_plan=on_plan,
-            on_rows=on_rows,
+            on_progress=lambda now: bar(completed=now.done, note=describe(now)),
         )
     with Ledger.open(swept.path, read_only=True) as ledger:
         rows = ledger.rows()
@@ -74,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
                 "new": swept.new,
                 "stored": len(rows),
                 "seconds": round(seconds, 3),
+                "utilisation": swept.usage.utilisation,
+                "programs": swept.usage.programs,
                 "cells": table(experiment, rows),
             }
         )
@@ -84,6 +77,19 @@ def run(options: argparse.Namespace) -> int:
     if figure is not None:
         show(f"figure  {figure}")
     return OK
+
+
+def describe(now: Progress) -> str:
+    """How far a run is, for the end of a progress bar."""
+    parts = [f"{now.rate:.3g}/s"]
+    if now.utilisation is not None:
+        parts.append(f"lanes {100 * now.utilisation:.0f}% busy")
+    if now.eta is not None:
+        parts.append(f"{duration(now.eta)} left")
+    parts.append(f"{now.failed} unsuccessful")
+    if now.workers > 1:
+        parts.append(f"{now.workers} processes")
+    return ", ".join(parts)
 
 
 def draw_run(experiment: Experiment, rows: Sequence[Mapping[str, Any]], path: Path) -> Path:

@@ -1,31 +1,33 @@
-"""Run a grid.
-
-Plan, lanes, ledger. The inside of this file may be replaced; what it promises is the signature and the ledger.
-"""
+"""Run a grid: plan, lanes, ledger."""
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from pruneft.sweep.code import code_of
+from pruneft.sweep.engine import choose_processes, run_plan
+from pruneft.sweep.executors import ExecutorOrFactory
 from pruneft.sweep.grid import Grid, cells
-from pruneft.sweep.lanes import Programs
+from pruneft.sweep.keeper import Keeper
 from pruneft.sweep.ledger import Ledger, Row
-from pruneft.sweep.plan import Planned, Task, plan
+from pruneft.sweep.local import Settings, run_tasks
+from pruneft.sweep.loop import Usage
+from pruneft.sweep.plan import Plan, Planned, plan
+from pruneft.sweep.progress import Progress
 from pruneft.sweep.runs import LEDGER_NAME, hold
-from pruneft.trial import Bucket, Experiment, Trial
-
-_LANES = 8  # few lanes whose problems fit the cache beat many on CPU
-_SEGMENT_STEPS = 1000
-_BATCH_BYTES = 1 << 31
+from pruneft.trial import Experiment
 
 
 class Swept(NamedTuple):
@@ -34,11 +36,13 @@ class Swept(NamedTuple):
     Attributes:
       path: the ledger.
       planned: trials of the grid; ``new``: how many of them were run now, the others stood in the ledger already.
+      usage: what the lanes did: steps, utilisation, programs.
     """
 
     path: Path
     planned: int
     new: int
+    usage: Usage = Usage()
 
 
 def sweep(
@@ -47,93 +51,129 @@ def sweep(
     run_dir: str | Path,
     *,
     dtype: str = "float64",
-    lanes: int = _LANES,
+    lanes: int | None = None,
+    processes: int | None = None,
+    executor: ExecutorOrFactory | None = None,
+    max_steps: int = Settings().max_steps,
+    segment_steps: int | None = None,
     remarks: Mapping[str, Any] | None = None,
-    on_plan: Callable[[int, int, int], None] | None = None,
-    on_rows: Callable[[Sequence[Row]], None] | None = None,
+    on_plan: Callable[[int, int, Plan], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> Swept:
-    """Run every trial of a grid that the run does not hold yet; finished ones are stored batch by batch.
+    """Run every trial of a grid that the run does not hold yet; finished ones are stored as their lanes finish.
+
+    Ctrl-C ends the sweep after the segments under way, everything finished stored; the same call goes on from there.
 
     Args:
       experiment: what to run.
       grid: axes and seeds. A run can be extended by a wider grid.
       run_dir: the run's directory, made if needed; one process at a time may write to it.
       dtype: of data, fine-tuning and selection: "float64" (needs JAX's 64-bit mode) or "float32".
-      lanes: trials side by side at most.
-      remarks: kept in the ledger's manifest beside versions and machine.
-      on_plan: called once with (planned trials, stored ones, buckets).
-      on_rows: called after rows were stored.
+      lanes: trials side by side on each device; by cache, memory and number of trials if None.
+      processes: that share the work. None: on a CPU one for each core, if the work is worth their start and they can import
+        the experiment by its name; otherwise this process, lanes spread over all its devices.
+      executor: a `concurrent.futures.Executor` (Dask's ``client.get_executor()``, a spawning process pool, …), or a
+        function that makes one, to do the work elsewhere.
+      max_steps: a trial that takes more is ended and stored with status UNFINISHED.
+      segment_steps: steps between looks at the lanes; about 30 ms of them if None. Does not change results.
+      remarks: kept in the ledger's manifest beside grid, versions and machine.
+      on_plan: called once with (planned trials, stored ones, the plan).
+      on_progress: called after rows were stored, and at least every half second while lanes run.
 
     Raises:
-      ValueError: the grid or dtype makes no sense.
+      ValueError: the grid or a setting makes no sense, or other processes cannot import the experiment.
       LedgerError: the run holds other trials, is held by another process, or cannot be written. Stored trials stay.
+      TrialError: the trial's own code fails.
+      KeyboardInterrupt: after a clean stop.
     """
-    _check(dtype, lanes)
+    settings = Settings(dtype, lanes, max_steps, segment_steps)
+    settings.check()
     planned = cells(experiment, grid)
     directory = Path(run_dir)
-    new = 0
     with hold(directory), Ledger.open(directory / LEDGER_NAME) as ledger:
-        ledger.begin(code_of(experiment, {"dtype": dtype}), experiment.name, {**manifest(dtype), **(remarks or {})})
+        kept = {**manifest(dtype, experiment), "grid": grid.spec(), **(remarks or {})}
+        ledger.begin(code_of(experiment, {"dtype": dtype}), experiment.name, kept, success=experiment.success)
         todo = ledger.missing(planned, grid.seeds)
-        tasks = plan(experiment, todo)
         total = len(planned) * grid.seeds
+        made = plan(experiment, todo, dtype=dtype, processes=processes or 1)
+        count = 1 if executor is not None else choose_processes(experiment, made, processes)
         if on_plan is not None:
-            on_plan(total, total - len(todo), len(tasks))
-        for rows in _run_tasks(experiment, tasks, dtype, lanes):
-            new += ledger.write(rows)
-            if on_rows is not None:
-                on_rows(rows)
-    return Swept(directory / LEDGER_NAME, total, new)
+            on_plan(total, total - len(todo), made)
+        keeper = Keeper(ledger, experiment, total, len(todo), made.steps, workers=count, on_progress=on_progress)
+        usage = Usage()
+        with _interruptible() as stop, keeper:
+            if todo:
+                usage = run_plan(experiment, made, settings, keeper.put, stop, processes=count, executor=executor)
+            keeper.interrupted = stop()
+        if stop():
+            raise KeyboardInterrupt
+    return Swept(directory / LEDGER_NAME, total, keeper.new, usage)
 
 
 def run_trials(
-    experiment: Experiment, trials: Sequence[Planned], *, dtype: str = "float64", lanes: int = _LANES
+    experiment: Experiment,
+    trials: Sequence[Planned],
+    *,
+    dtype: str = "float64",
+    lanes: int | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> Iterator[list[Row]]:
-    """Run trials without a ledger, for pipelines that keep rows in a way of their own; yields rows batch by batch.
+    """Run trials without a ledger, in this process, for pipelines that keep rows in a way of their own.
 
     Args:
       experiment: what to run.
       trials: pairs of resolved cell and seed, as `pruneft.sweep.cells` makes the cells.
       dtype, lanes: as in `sweep`.
+      sizes: padded sizes that every bucket shall have, for rounds of trials that share their programs.
+
+    Yields:
+      The rows of each bucket, in the order in which they finished.
 
     Raises:
       ValueError: dtype or lanes make no sense.
+      TrialError: the trial's own code fails.
     """
-    _check(dtype, lanes)
-    return _run_tasks(experiment, plan(experiment, trials), dtype, lanes)
+    settings = Settings(dtype, lanes)
+    settings.check()
+    return _run_trials(experiment, plan(experiment, trials, dtype=dtype, sizes=sizes), settings)
 
 
-def _run_tasks(experiment: Experiment, tasks: Sequence[Task], dtype: str, lanes: int) -> Iterator[list[Row]]:
-    for task in tasks:
-        keys = np.stack([experiment.key_data(cell, seed) for cell, seed in task.trials])
-        inputs = stack_inputs([experiment.inputs(cell) for cell, _ in task.trials], np.dtype(dtype))
-        programs = _programs(experiment.trial, task.bucket, min(lanes, len(task.trials))).fit_memory(
-            inputs, _BATCH_BYTES
-        )
-        for part in batches(len(task.trials), programs.lanes):
-            reports = run_batch(programs, keys[part], {name: values[part] for name, values in inputs.items()})
-            yield [Row(cell, seed, report) for (cell, seed), report in zip(task.trials[part], reports, strict=True)]
+def _run_trials(experiment: Experiment, made: Plan, settings: Settings) -> Iterator[list[Row]]:
+    for task in made:
+        rows: list[Row] = []
+
+        def put(found: list[Row], _: Usage, rows: list[Row] = rows) -> None:
+            rows.extend(found)
+
+        run_tasks(experiment, [task], settings, put, lambda: False)
+        yield rows
 
 
-@functools.lru_cache(maxsize=32)
-def _programs(make: Callable[[Bucket], Trial], bucket: Bucket, lanes: int) -> Programs:
-    """The programs of a bucket, kept so that a second sweep in the same process compiles nothing again."""
-    return Programs(make(bucket), lanes, _SEGMENT_STEPS)
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C asks for a clean stop, the second one interrupts at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set  # only the main thread may handle signals
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(*_: Any) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    if before is not signal.default_int_handler:
+        yield asked.is_set  # somebody else handles it, or ignores it
+        return
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
-def _check(dtype: str, lanes: int) -> None:
-    if dtype not in ("float32", "float64"):
-        raise ValueError(f"dtype must be float32 or float64: got {dtype!r}.")
-    if dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
-        raise ValueError(
-            "dtype float64 needs JAX's 64-bit mode: call jax.config.update('jax_enable_x64', True) first, or ask for float32."
-        )
-    if lanes < 1:
-        raise ValueError(f"lanes must be at least 1: got {lanes}.")
-
-
-def manifest(dtype: str) -> dict[str, Any]:
-    """Where the trials are computed: versions, machine, device."""
+def manifest(dtype: str, experiment: Experiment | None = None) -> dict[str, Any]:
+    """Where the trials are computed: versions, machine, device, git revision of the experiment's source if it has one."""
     device = jax.devices()[0]
     return {
         "pruneft": _version("pruneft"),
@@ -143,7 +183,10 @@ def manifest(dtype: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "device": f"{device.platform} {device.device_kind}",
+        "devices": jax.device_count(),
         "dtype": dtype,
+        "git": None if experiment is None else _git_revision(experiment),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
 
@@ -152,3 +195,22 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _git_revision(experiment: Experiment) -> str | None:
+    """The commit of the experiment's source, with a plus sign where files differ from it."""
+    file = getattr(sys.modules.get(experiment.module), "__file__", None)
+    if file is None:
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
+            cwd=Path(file).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None

@@ -174,7 +174,9 @@ class _Run:
         self._pools = 1 if self._finished else self._pools + 1
         self._finished = 0
         if self._pools > _MOST_POOLS:
-            raise ExecutorFailed(f"{_MOST_POOLS} pools in a row broke without finishing a task. Finished trials are kept.")
+            raise ExecutorFailed(
+                f"{_MOST_POOLS} pools in a row broke without finishing a task. Finished trials are kept."
+            )
         old = self.pool
         with contextlib.suppress(Exception):
             old.shutdown(wait=False, cancel_futures=True)

@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from pruneft.sweep.lanes import Layout, Programs
+from pruneft.sweep.cost import lane_cost
+from pruneft.sweep.device import choose_lanes, this_device
+from pruneft.sweep.lanes import Layout
 from pruneft.sweep.loop import OutOfMemory, Put, Take, Usage, run_lanes
 from pruneft.sweep.plan import Planned, Task
-from pruneft.trial import Bucket, Experiment, Trial
+from pruneft.sweep.programs import Programs
+from pruneft.trial import Bucket, Cell, Experiment, Trial
 
-_LANES = 8  # few lanes whose problems fit the cache beat many on CPU
 _log = logging.getLogger("pruneft.sweep")
 
 
@@ -111,20 +113,12 @@ def run_bucket(
         return Usage()
     again.extend(first)
     names = tuple(experiment.inputs(first[0][0]))
-    usage, wanted = Usage(), settings.lanes
+    wanted = settings.lanes
     while True:
         programs = None
         try:
-            programs = _sized(experiment, bucket, names, trials, settings._replace(lanes=wanted))
-            before = usage
-            return before + run_lanes(
-                programs,
-                experiment,
-                take_again,
-                lambda rows, more, before=before: put(rows, before + more),
-                stop=stop,
-                segment_steps=settings.segment_steps,
-            )
+            programs = _sized(experiment, bucket, names, trials, settings._replace(lanes=wanted), first[0][0])
+            return run_lanes(programs, experiment, take_again, put, stop=stop, segment_steps=settings.segment_steps)
         except OutOfMemory as error:
             lanes = programs.layout.lanes if programs is not None else 1
             if lanes == 1:
@@ -163,12 +157,15 @@ def cores() -> int:
 
 
 def _sized(
-    experiment: Experiment, bucket: Bucket, names: tuple[str, ...], trials: int, settings: Settings
+    experiment: Experiment, bucket: Bucket, names: tuple[str, ...], trials: int, settings: Settings, cell: Cell
 ) -> Programs:
     devices = local_devices()
-    lanes = _LANES if settings.lanes is None else settings.lanes
-    # Idle lanes cost as much as others.
-    lanes = min(lanes, 1 << max(0, -(-trials // len(devices)) - 1).bit_length())
+    each = -(-trials // len(devices))
+    if settings.lanes is None:
+        bytes_ = lane_cost(experiment, bucket, cell, np.dtype(settings.dtype)).bytes
+        lanes = choose_lanes(bytes_, each, this_device())
+    else:
+        lanes = min(settings.lanes, each)
     return _programs(experiment.trial, bucket, names, settings.dtype, settings.max_steps, Layout.of(lanes, devices))
 
 
@@ -188,5 +185,3 @@ def _programs(
 def _shown(bucket: Bucket) -> str:
     parts: Mapping[str, Any] = {**dict(bucket.sizes), **dict(bucket.static)}
     return ", ".join(f"{name}={value}" for name, value in parts.items()) or "no sizes"
-
-

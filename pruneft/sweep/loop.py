@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
 
 from pruneft.status import Status
-from pruneft.sweep.lanes import Outcome, Programs, Queue, Returned, Served, pack
+from pruneft.sweep.lanes import Outcome, Queue, Served
 from pruneft.sweep.ledger import Row
 from pruneft.sweep.plan import Planned
+from pruneft.sweep.programs import Programs, pack
 from pruneft.trial import Experiment
 
 # A segment of this length loses about one percent at its boundary, and can be interrupted soon.
@@ -78,7 +78,7 @@ class _Waiting(NamedTuple):
 
     number: int
     state: list[np.ndarray]  # leaves
-    count: int
+    taken: int
     serves: int
 
 
@@ -177,13 +177,16 @@ class _Loop:
                 break
         if pending is not None and self.trials:
             self._handle(pending)  # what has finished meanwhile is kept
+        programs.rest()
         self._put([], self._usage)
         return self._usage
 
     def _fill(self) -> None:
         slots = self._programs.layout.queue
-        while self._more and (line := min(self._fresh, key=lambda line: len(line.entries))) and (
-            len(line.entries) <= slots // 2
+        while (
+            self._more
+            and (line := min(self._fresh, key=lambda line: len(line.entries)))
+            and (len(line.entries) <= slots // 2)
         ):
             found = self._take(slots * len(self._fresh) - sum(len(line.entries) for line in self._fresh))
             self._more = bool(found)
@@ -203,7 +206,7 @@ class _Loop:
         if any(line.changed for line in self._fresh):
             queue = self._programs.no_queue()
             for shard, line in enumerate(self._fresh):
-                self._write(queue, shard, line, [entry for entry in line.first(slots)])
+                self._write(queue, shard, line, line.first(slots))
             self._queue = queue
         if any(line.changed for line in self._back):
             returned = self._programs.no_returned()
@@ -212,7 +215,7 @@ class _Loop:
                 entries = line.first(slots)
                 self._write(returned.queue, shard, line, [entry.number for entry in entries])
                 for slot, entry in enumerate(entries, shard * slots):
-                    returned.count[slot] = entry.count
+                    returned.taken[slot] = entry.taken
                     for leaf, value in zip(leaves, entry.state, strict=True):
                         leaf[slot] = value
             self._returned = returned
@@ -240,7 +243,7 @@ class _Loop:
         if waiting.any():
             leaves = jax.tree.leaves(got.state)
             for lane in np.flatnonzero(waiting):
-                entry = _Waiting(int(got.row[lane]), [leaf[lane] for leaf in leaves], int(got.count[lane]), 0)
+                entry = _Waiting(int(got.row[lane]), [leaf[lane] for leaf in leaves], int(got.taken[lane]), 0)
                 self._wait(entry, int(got.size[lane]))
         layout = self._programs.layout
         spent = int(got.steps.sum()) * layout.lanes
@@ -263,7 +266,7 @@ class _Loop:
             elif seconds < self._seconds / 2 and steps >= self._steps:
                 self._steps = min(2 * self._steps, _MOST_STEPS)
 
-    def _report(self, number: int, report: dict[str, np.ndarray], lane: int, *, lost: bool) -> Row:
+    def _report(self, number: int, report: dict[str, Any], lane: Any, *, lost: bool) -> Row:
         cell, seed = self.trials.pop(number)
         values = {name: values[lane].item() for name, values in report.items()}
         if lost:

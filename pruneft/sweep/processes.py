@@ -45,7 +45,7 @@ class _Event(NamedTuple):
 
     kind: str  # rows, gone, failed
     worker: int
-    rows: list[Row] = []
+    rows: tuple[Row, ...] | list[Row] = ()
     usage: Usage = Usage()
     error: BaseException | None = None
 
@@ -205,8 +205,10 @@ class _Workers:
                 if event.kind == "failed":
                     assert event.error is not None
                     raise event.error
-                self._usage[event.worker] = self._usage.get(event.worker, Usage()) if event.kind == "gone" else event.usage
-                put(event.rows, self._total())
+                self._usage[event.worker] = (
+                    self._usage.get(event.worker, Usage()) if event.kind == "gone" else event.usage
+                )
+                put(list(event.rows), self._total())
             for number in sorted(alive):
                 process = self._processes[number]
                 if process.poll() is None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import functools
 import json
 import os
+import pickle
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Client, Connection
@@ -17,6 +19,8 @@ from typing import Any
 from pruneft.sweep.ledger import Row
 from pruneft.sweep.plan import Planned, Task
 from pruneft.trial import Bucket, Experiment
+
+_TELL_SECONDS = 0.2
 
 
 def find_place(experiment: Experiment) -> str | None:
@@ -95,14 +99,10 @@ def load_place(place: str) -> Experiment:
 
 def serve(connection: Connection) -> None:
     """Ask for buckets and trials, and send rows, until there is nothing left to do or the caller has gone."""
-    import pickle
-
     from pruneft.sweep.local import Settings, run_bucket
-    from pruneft.sweep.loop import Usage
 
-    def ask(*message: Any) -> Any:
-        connection.send(message)
-        return connection.recv()
+    teller = _Teller(connection)
+    ask = teller.ask
 
     try:
         place, values = ask("hello", os.getpid())
@@ -111,20 +111,9 @@ def serve(connection: Connection) -> None:
         experiment = load_place(place)
         while (task := ask("bucket")) is not None:
             sizes, static, trials = task
-            answer = {"stop": False}
-
-            def put(rows: list[Row], usage: Usage, answer: dict[str, bool] = answer) -> None:
-                answer["stop"] = ask("rows", [tuple(row) for row in rows], tuple(usage))
-
-            run_bucket(
-                experiment,
-                _bucket(sizes, static),
-                trials,
-                settings,
-                lambda count: ask("take", count),
-                put,
-                lambda answer=answer: answer["stop"],
-            )
+            teller.stop = False
+            bucket = _bucket(sizes, static)
+            run_bucket(experiment, bucket, trials, settings, teller.take, teller.put, lambda: teller.stop)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the caller has gone; what it has acknowledged is on its disk
     except Exception as error:
@@ -134,6 +123,29 @@ def serve(connection: Connection) -> None:
             error = RuntimeError(f"{type(error).__name__}: {error}")
         connection.send(("failed", error, traceback.format_exc()))
         connection.recv()
+
+
+class _Teller:
+    """A worker's side of the conversation."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._told = 0.0
+        self.stop = False
+
+    def ask(self, *message: Any) -> Any:
+        self._connection.send(message)
+        return self._connection.recv()
+
+    def take(self, count: int) -> Sequence[Planned]:
+        found: Sequence[Planned] = self.ask("take", count)
+        return found
+
+    def put(self, rows: list[Row], usage: Any) -> None:
+        # Rows at once; without any, often enough for progress and for a stop.
+        if rows or time.monotonic() - self._told > _TELL_SECONDS:
+            self.stop = self.ask("rows", [tuple(row) for row in rows], tuple(usage))
+            self._told = time.monotonic()
 
 
 def _bucket(sizes: Sequence[Sequence[Any]], static: Sequence[Sequence[str]]) -> Bucket:

@@ -1,0 +1,123 @@
+"""Between lanes and ledger: rows are stored in transactions of a fraction of a second, with how far the run is."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from pruneft.sweep.ledger import Ledger, Row
+from pruneft.sweep.loop import Usage
+from pruneft.sweep.progress import Progress, State
+from pruneft.trial import Experiment
+
+# A synchronised transaction takes a few milliseconds: so often it costs about one percent, and no more than this is lost
+# where the power goes.
+_FLUSH_SECONDS = 0.4
+_FLUSH_ROWS = 512
+_RECENT_SECONDS = 20.0
+
+
+class Keeper:
+    """Stores what `put` is given; a context manager that stores the rest at the end, however it ends.
+
+    Attributes:
+      new: trials stored so far.
+      interrupted: set before the end if the run was stopped.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        experiment: Experiment,
+        planned: int,
+        todo: int,
+        steps: float,
+        *,
+        workers: int = 1,
+        on_progress: Callable[[Progress], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """For a plan of ``planned`` trials, ``todo`` of them to be done in ``steps`` expected steps.
+
+        Args:
+          ledger: open and begun.
+          experiment: whose trials they are.
+          planned, todo, steps: of the plan.
+          workers: processes that compute.
+          on_progress: told how far the run is whenever something was stored, and about every half second.
+          clock: seconds, monotonic.
+        """
+        self._ledger, self._experiment, self._clock, self._tell = ledger, experiment, clock, on_progress
+        self._planned, self._stored, self._workers = planned, planned - todo, workers
+        self._expected, self._passed = max(steps, 1.0), 0.0
+        self._rows: list[Row] = []
+        self._usage = Usage()
+        self._failed = 0
+        self._begin = self._flushed = clock()
+        self._recent: deque[tuple[float, int, float]] = deque([(self._begin, 0, 0.0)])
+        self.new = 0
+        self.interrupted = False
+
+    def __enter__(self) -> Self:
+        self._ledger.report_progress(self._progress("running"))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stopped = self.interrupted or (kind is not None and issubclass(kind, KeyboardInterrupt))
+        state: State = "interrupted" if stopped else "finished" if kind is None else "failed"
+        self._usage = self._usage._replace(running=0)
+        try:
+            self._flush(state)
+        except Exception:
+            if error is None:
+                raise  # otherwise the first error is the one to be told
+
+    def put(self, rows: list[Row], usage: Usage) -> None:
+        """Keep finished rows; on disk within half a second."""
+        self._rows.extend(rows)
+        self._usage = usage
+        if len(self._rows) >= _FLUSH_ROWS or self._clock() - self._flushed >= _FLUSH_SECONDS:
+            self._flush("running")
+
+    def _flush(self, state: State) -> None:
+        rows, self._rows = self._rows, []
+        for row in rows:
+            self._failed += not row.report.get(self._experiment.success, True)
+            self._passed += self._experiment.expected_steps(row.cell)
+        now = self._clock()
+        self._recent.append((now, self.new + len(rows), self._passed))
+        while len(self._recent) > 2 and now - self._recent[1][0] > _RECENT_SECONDS:
+            self._recent.popleft()
+        progress = self._progress(state, len(rows))
+        if rows:
+            self.new += self._ledger.write(rows, progress)
+        else:
+            self._ledger.report_progress(progress)
+        self._flushed = self._clock()
+        if self._tell is not None:
+            self._tell(progress)
+
+    def _progress(self, state: State, coming: int = 0) -> Progress:
+        (first, done_then, passed_then), (last, done_now, passed_now) = self._recent[0], self._recent[-1]
+        seconds = max(last - first, 1e-9)
+        # Trials that take long go first, so time is told by expected steps and not by trials.
+        pace = (passed_now - passed_then) / seconds
+        left = max(0.0, self._expected - self._passed)
+        done = self._stored + self.new + coming
+        return Progress(
+            planned=self._planned,
+            done=done,
+            running=self._usage.running,
+            failed=self._failed,
+            rate=(done_now - done_then) / seconds if last > first else 0.0,
+            eta=0.0 if done >= self._planned else left / pace if pace > 0 else None,
+            utilisation=self._usage.utilisation,
+            elapsed=self._clock() - self._begin,
+            workers=self._workers,
+            state=state,
+        )
