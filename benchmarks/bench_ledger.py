@@ -73,12 +73,18 @@ def part(path, out, export):
         except Enough:
             pass
 
-base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():
+    # Of this process, kB; what getrusage says is inherited from the one that started it.
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().partition("VmHWM:")[2].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+base = peak()
 begin, busy = time.perf_counter(), time.process_time()
 exec(sys.argv[3])
 taken, busy = time.perf_counter() - begin, time.process_time() - busy
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps([taken, busy, base / 1024, peak / 1024]))
+print(json.dumps([taken, busy, base / 1024, peak() / 1024]))
 """
 
 
