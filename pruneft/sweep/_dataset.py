@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -149,15 +147,12 @@ def _statistics(snapshot: Snapshot, of: Sequence[str], places: dict[int, int], s
         found = [f"case when typeof({c.sql}) <> 'blob' then {c.sql} end" for c in reported[name] if c.kind != "none"]
         expressions.append(f"coalesce({', '.join([*found, 'null', 'null'])})")
     results = {f"{name}_{what}": np.full(size, np.nan) for name in of for what in ("median", "mean")}
-    for cell, rows in itertools.groupby(snapshot.values(expressions), key=lambda row: row[0]):
-        numbers = [array("d") for _ in of]
-        for _, *values in rows:
-            for kept, value in zip(numbers, values, strict=True):
-                if value is not None:
-                    kept.append(value)
+    for cell, place in places.items():
+        numbers = snapshot.numbers(cell, expressions)
         with np.errstate(invalid="ignore"):  # infinities of both signs have no mean
-            for name, kept in zip(of, numbers, strict=True):
-                if kept:
-                    results[f"{name}_median"][places[cell]] = np.median(np.frombuffer(kept))
-                    results[f"{name}_mean"][places[cell]] = np.mean(np.frombuffer(kept))
+            for name, kept in zip(of, numbers.T, strict=True):
+                kept = kept[~np.isnan(kept)]
+                if kept.size:
+                    results[f"{name}_median"][place] = np.median(kept)
+                    results[f"{name}_mean"][place] = np.mean(kept)
     return results

@@ -9,10 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+import numpy as np
+
 from pruneft.sweep._columns import Column
 from pruneft.sweep._sqlite import connect_read_only, explained
 
-_CHUNK = 1024
+_CHUNK = 4096
 
 
 class Tally(NamedTuple):
@@ -81,9 +83,14 @@ class Snapshot:
             " order by spec, seed"
         )
 
-    def values(self, expressions: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """(cell number, *expressions) of every trial, all of a cell in one piece."""
-        yield from self._read(f"select {', '.join(['cell', *expressions])} from trial order by cell")
+    def numbers(self, cell: int, expressions: Sequence[str]) -> np.ndarray:
+        """Numbers of the trials of one cell, float64 [trials, expressions]; NULL is NaN."""
+        chunks = [np.empty((0, len(expressions)))]
+        with explained(self.path):
+            found = self._connection.execute(f"select {', '.join(expressions)} from trial where cell = ?", (cell,))
+            while chunk := found.fetchmany(_CHUNK):
+                chunks.append(np.array(chunk, dtype=np.float64))
+        return np.concatenate(chunks)
 
     def tally(self, success: Sequence[Column]) -> Iterator[Tally]:
         """Counts by cell and status, from the index alone if ``success`` is the run's own."""
