@@ -142,7 +142,7 @@ def _print(wanted: Asked, found: Explanation) -> None:
         f"time        about {_duration(seconds['total'])} ({source}): steps {_duration(seconds['steps'])}, draws "
         f"{_duration(seconds['draw'])}, compilation {_duration(seconds['compile'])} or less if cached"
     )
-    show("            if trials take the steps that the experiment expects; a second stage is not counted")
+    show("            if trials take the steps that the experiment expects; the work of a second stage is not counted")
 
 
 def _print_buckets(found: Explanation) -> None:

@@ -25,7 +25,7 @@ class Timing(NamedTuple):
     """What was measured on one bucket.
 
     Attributes:
-      compile_seconds: of its draw and its step, as if neither were in the compilation cache.
+      compile_seconds: of its draw, its step and its stage's smallest program, as if none were in the compilation cache.
       draw_seconds: to draw one trial and make its first state.
       step_seconds: of one lane-step.
     """
@@ -38,7 +38,8 @@ class Timing(NamedTuple):
 def calibrate(experiment: Experiment, task: Task, lanes: int, dtype: Any) -> Timing:
     """Draw, compile and time as many of a bucket's trials as there are lanes; nothing is stored, the cache included.
 
-    A stage, turns, reports and refills are not timed.
+    Reports and refills are not timed, and of a stage its compilation alone: how long it takes depends on how the
+    steps before it ended.
 
     Args:
       experiment: whose trials they are.
@@ -71,6 +72,9 @@ def calibrate(experiment: Experiment, task: Task, lanes: int, dtype: Any) -> Tim
             .compile()
         )
         jax.block_until_ready(problems)
+        if trial.stage is not None:
+            serve = jax.vmap(trial.stage.run(trial.stage.ladder[0]))
+            jax.jit(lambda *lane: (serve(*lane), jnp.asarray(never_seen, jnp.int32))).lower(problems, states).compile()
         compiled = time.perf_counter() - started
 
     def spent(steps: int) -> float:
@@ -90,15 +94,19 @@ def calibrate(experiment: Experiment, task: Task, lanes: int, dtype: Any) -> Tim
 
 def _segment(trial: Trial, problems: PyTree, states: PyTree, steps: Array, salt: int) -> tuple[PyTree, Array]:
     """That many steps of all lanes, which freeze where they finish as they do in a sweep, but are paid for to the end."""
-    active, at_turn, step = jax.vmap(trial.active), jax.vmap(trial.at_turn), jax.vmap(trial.step)
+    active, at_turn = jax.vmap(trial.active), jax.vmap(trial.at_turn)
+    step, turn = jax.vmap(trial.step), jax.vmap(trial.turn)
+
+    def where(mask: Array, new: PyTree, old: PyTree) -> PyTree:
+        return jax.tree.map(lambda a, b: jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b), new, old)
 
     def advance(_: Array, states: PyTree) -> PyTree:
-        go = active(problems, states) & ~at_turn(problems, states)
-
-        def kept(new: Array, old: Array) -> Array:
-            return jnp.where(go.reshape(go.shape + (1,) * (new.ndim - 1)), new, old)
-
-        return jax.tree.map(kept, step(problems, states), states)
+        running = active(problems, states)
+        turning = running & at_turn(problems, states)
+        states = jax.lax.cond(
+            jnp.any(turning), lambda old: where(turning, turn(problems, old), old), lambda old: old, states
+        )
+        return where(running & ~turning, step(problems, states), states)
 
     return jax.lax.fori_loop(jnp.int32(0), steps, advance, states), jnp.asarray(salt, jnp.int32)
 

@@ -96,7 +96,10 @@ class Explanation:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """The estimate: compilation if nothing is in the cache, draws, steps, and their total. Without stages."""
+        """The estimate: compilation if nothing is in the cache, draws, steps, and their total.
+
+        The work of a stage is not in it.
+        """
         compilation = self.compile_seconds * self.plan.compilations
         draws = self.draw_seconds * (self.trials - self.stored) / self.processes
         steps = sum(bucket.seconds for bucket in self.buckets) / self.processes

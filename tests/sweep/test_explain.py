@@ -1,6 +1,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from pruneft.sweep import LedgerError, cells, make_grid, sweep
@@ -10,7 +11,7 @@ from pruneft.sweep.device import Device
 from pruneft.sweep.explain import explain, missing_trials
 from pruneft.sweep.plan import plan
 from pruneft.sweep.runs import LEDGER_NAME
-from pruneft.trial import Trial
+from pruneft.trial import Stage, Trial
 from tests.sweep.toy import TOY, toy
 
 GRID = make_grid(TOY, {"a": (2, 40), "b": (5.0, 10.0), "mode": ("plain", "squared")}, seeds=3)
@@ -115,3 +116,23 @@ def test_what_a_run_holds_is_left_out_and_other_code_is_refused(tmp_path):
     assert (nothing.stored, nothing.plan.compilations, nothing.seconds["total"]) == (24, 0, 0.0)
     with pytest.raises(LedgerError, match="settings were"):
         missing_trials(toy(cap=7), CELLS, 3, ledger, "float32")
+
+
+def test_the_compilation_of_a_stage_is_counted_and_its_work_is_not():
+    served = []
+
+    def run(size):
+        def stage(problem, state):
+            served.append(size)
+            jax.debug.callback(lambda: served.append("ran"))
+            return state
+
+        return stage
+
+    def trial(bucket):
+        stage = Stage(ready=lambda *_: jnp.bool_(False), size=lambda *_: jnp.int32(2), ladder=(2, 8), run=run)
+        return Trial(**{**TOY.trial(bucket).__dict__, "stage": stage})
+
+    task = plan(TOY, [(cell, 0) for cell in CELLS])[0]
+    assert calibrate(dataclasses.replace(TOY, trial=trial), task, 2, "float32").compile_seconds > 0
+    assert served == [2]
