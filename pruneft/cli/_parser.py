@@ -6,7 +6,7 @@ import argparse
 import difflib
 from typing import Any, NoReturn
 
-from pruneft.cli import _recover, _show, _sweep
+from pruneft.cli import _adaptive, _recover, _show, _sweep
 from pruneft.cli._common import DTYPES, CommandError, number, random_seed, whole
 from pruneft.trial import Experiment
 
@@ -117,6 +117,7 @@ def _add_sweep(commands: Any, experiment: Experiment | None) -> None:
     _add_runs_dir(parser)
     parser.add_argument("--seeds", type=whole, help="trials per cell")
     parser.add_argument("--lanes", type=whole, default=8, help="trials side by side at most (8)")
+    _adaptive.add_flags(parser)
     _add_output(parser)
     _add_dtype(parser)
     if experiment is not None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pruneft.cli import _adaptive
 from pruneft.cli._common import (
     OK,
     CommandError,
@@ -51,7 +52,7 @@ def experiment_of(arguments: Sequence[str]) -> Experiment:
         # The first word that is no flag and no flag's value; every flag of sweep but these takes a value.
         before = rest[place - 1] if place else ""
         if not word.startswith("-") and (
-            not before.startswith("--") or "=" in before or before in ("--json", "--quiet")
+            not before.startswith("--") or "=" in before or before in ("--json", "--quiet", "--adaptive-falling")
         ):
             return load(word)
     if known.config is not None:
@@ -62,6 +63,7 @@ def experiment_of(arguments: Sequence[str]) -> Experiment:
 def run(options: argparse.Namespace) -> int:
     """Run the grid, draw it, print a table."""
     experiment: Experiment = options.loaded
+    _adaptive.check(options)
     file = GridFile(experiment=None, run=None, seeds=None, axes={})
     if options.config is not None:
         file = load_toml(options.config, tuple(EXPERIMENTS))
@@ -76,6 +78,9 @@ def run(options: argparse.Namespace) -> int:
     set_precision(options.dtype)
     _check_memory(experiment, planned, options.dtype)
     directory = run_path(options.runs_dir, name)
+    place = options.experiment or file.experiment or DEFAULT
+    if options.adaptive is not None:
+        return _adaptive.run(experiment, grid, options, name=name, place=place, run=directory)
     started = time.monotonic()
     done, failed = 0, 0
     with progress(f"{experiment.name} -> {directory}", quiet=options.quiet) as bar:
@@ -98,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
             directory,
             dtype=options.dtype,
             lanes=options.lanes,
-            remarks={"experiment_place": options.experiment or file.experiment or DEFAULT},
+            remarks={"experiment_place": place},
             on_plan=on_plan,
             on_rows=on_rows,
         )

@@ -90,7 +90,7 @@ class Model:
         return np.geomspace(least, max(_LARGEST_WIDTH * (self.high - self.low), 2 * least), _WIDTHS)
 
     def curves(self, x: np.ndarray) -> Curves:
-        """log P and log(1 - P) of every curve at x [m]."""
+        """Logarithms of P and 1 - P of every curve at x [m]."""
         centre, width, lapse = np.meshgrid(self.centres, self.widths, np.asarray(self.lapses), indexing="ij")
         z = (np.asarray(x, float)[:, None] - centre.ravel()) / width.ravel() - np.log1p(-2 * lapse.ravel())
         kept = np.log1p(-lapse.ravel())
@@ -102,7 +102,7 @@ class Model:
 
 
 class Curves(NamedTuple):
-    """log P and log(1 - P), [m, curves]; from `Model.curves`."""
+    """Logarithms of P and 1 - P, [m, curves]; from `Model.curves`."""
 
     success: np.ndarray
     failure: np.ndarray

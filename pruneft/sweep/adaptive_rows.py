@@ -129,12 +129,12 @@ Resolve = Callable[[float], dict[str, Any]]
 
 
 def _direct(resolve: Resolve, low: float, high: float) -> dict[float, dict[str, Any]]:
-    """x -> cell, evenly spaced."""
+    """Evenly spaced x -> its cell."""
     return {x: resolve(x) for x in _even(low, high, _DIRECT_PLACES)}
 
 
 def _derived(resolve: Resolve, low: float, high: float) -> dict[float, dict[str, Any]]:
-    """x -> cell, x in the middle of what resolves to it, also where that reaches out of the range."""
+    """Middle of the x that resolve to a cell, also where those reach out of the range -> the cell."""
     places = _even(low, high, _PLACES)
     firsts: list[tuple[float, float, dict[str, Any]]] = []  # first and last place of each cell
     for x in places:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pruneft.status import Status
 from pruneft.sweep.adaptive import Curves, Model, Verdict, allocate, judge, nearest_places, posterior
 from pruneft.sweep.adaptive_rows import GridRow, adaptive_axis, grid_rows
 from pruneft.sweep.code import code_of
@@ -26,7 +27,6 @@ from pruneft.sweep.grid import Grid
 from pruneft.sweep.ledger import Ledger, Row
 from pruneft.sweep.plan import Planned
 from pruneft.sweep.runs import LEDGER_NAME, hold
-from pruneft.status import Status
 from pruneft.trial import Experiment, canonical_json
 
 MOST_TRIALS = 400
@@ -152,7 +152,9 @@ def adaptive_sweep(
                 if on_rows is not None:
                     on_rows(done)
             if all(row.spent == before for row, before in zip(rows, spent, strict=True)):
-                raise RuntimeError(f"a round of {len(trials)} trials came back without any of them: nothing to go on with.")
+                raise RuntimeError(
+                    f"a round of {len(trials)} trials came back without any of them: nothing to go on with."
+                )
             unfinished = []
         (directory / _ROUND_NAME).unlink(missing_ok=True)
     return Adapted(directory / LEDGER_NAME, [row.transition(most) for row in rows], new)

@@ -16,7 +16,6 @@ AXES = (
     Axis(name="n_per_dof", default=1.5, kind="derived", type=float, help="measurements per degree of freedom"),
     Axis(name="half", default=1.4, kind="data", type=float, help="n / dof at which success has probability 1/2"),
     Axis(name="width", default=0.04, kind="data", type=float, help="of the logistic curve; negative where it falls"),
-    Axis(name="mode", default="plain", kind="method", type=str, choices=("plain", "other"), help="without effect"),
 )
 
 
