@@ -11,8 +11,7 @@ from typing import Any
 
 from pruneft.cli._common import NOT_OK, OK, CommandError, number, progress, show, show_json, whole
 from pruneft.sweep import Grid, Ledger, Row
-from pruneft.sweep.adaptive_rows import adaptive_axis
-from pruneft.sweep.adaptive_sweep import MOST_TRIALS, Transition, adaptive_sweep
+from pruneft.sweep.adaptive_sweep import MOST_TRIALS, Transition, adaptive_sweep, plan_adaptive
 from pruneft.trial import Experiment
 
 _ADVICE = {
@@ -77,7 +76,9 @@ def run(experiment: Experiment, grid: Grid, options: argparse.Namespace, *, name
     """
     from pruneft.cli._sweep import draw_run
 
-    axis = adaptive_axis(experiment, grid, options.adaptive_axis)
+    rising = not options.adaptive_falling
+    # Refused now, before there is a progress bar.
+    axis = plan_adaptive(experiment, grid, target=options.adaptive, axis=options.adaptive_axis, rising=rising).axis
     started = time.monotonic()
     with progress(f"{experiment.name} -> {run}", quiet=options.quiet) as bar:
         stored, standing = 0, ""
@@ -99,12 +100,12 @@ def run(experiment: Experiment, grid: Grid, options: argparse.Namespace, *, name
             grid,
             run,
             target=options.adaptive,
-            axis=axis.name,
-            rising=not options.adaptive_falling,
+            axis=axis,
+            rising=rising,
             most=MOST_TRIALS if options.adaptive_most is None else options.adaptive_most,
             dtype=options.dtype,
             lanes=options.lanes,
-            remarks={"experiment_place": place, "adaptive": {"axis": axis.name, "target": options.adaptive}},
+            remarks={"experiment_place": place, "adaptive": {"axis": axis, "target": options.adaptive}},
             on_round=on_round,
             on_rows=on_rows,
         )
@@ -121,7 +122,7 @@ def run(experiment: Experiment, grid: Grid, options: argparse.Namespace, *, name
                 "experiment": experiment.name,
                 "ledger": adapted.path,
                 "figure": figure,
-                "axis": axis.name,
+                "axis": axis,
                 "target": options.adaptive,
                 "new": adapted.new,
                 "stored": sum(row.trials for row in adapted.transitions),
@@ -130,7 +131,7 @@ def run(experiment: Experiment, grid: Grid, options: argparse.Namespace, *, name
             }
         )
         return code
-    print_table(experiment, axis.name, adapted.transitions)
+    print_table(experiment, axis, adapted.transitions)
     show(f"{adapted.new} new trials in {seconds:.0f} s")
     show(f"ledger  {adapted.path}")
     if figure is not None:

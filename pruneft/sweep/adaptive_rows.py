@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -130,12 +129,15 @@ Resolve = Callable[[float], dict[str, Any]]
 
 def _direct(resolve: Resolve, low: float, high: float) -> dict[float, dict[str, Any]]:
     """Evenly spaced x -> its cell."""
-    return {x: resolve(x) for x in _even(low, high, _DIRECT_PLACES)}
+    # In exact arithmetic on the decimals, so that cells have short names.
+    first, last = Fraction(repr(low)), Fraction(repr(high))
+    steps = range(_DIRECT_PLACES + 1)
+    return {x: resolve(x) for x in (float(first + (last - first) * step / _DIRECT_PLACES) for step in steps)}
 
 
 def _derived(resolve: Resolve, low: float, high: float) -> dict[float, dict[str, Any]]:
     """Middle of the x that resolve to a cell, also where those reach out of the range -> the cell."""
-    places = _even(low, high, _PLACES)
+    places = np.linspace(low, high, _PLACES + 1).tolist()
     firsts: list[tuple[float, float, dict[str, Any]]] = []  # first and last place of each cell
     for x in places:
         cell = resolve(x)
@@ -170,10 +172,3 @@ def _edge(resolve: Resolve, cell: Mapping[str, Any], x: float, step: float, span
         middle = (inside + outside) / 2
         inside, outside = (middle, outside) if holds(middle) else (inside, middle)
     return inside
-
-
-def _even(low: float, high: float, steps: int) -> list[float]:
-    """Both ends and what lies evenly between, in exact arithmetic on the decimals, so that cells have short names."""
-    first, last = Fraction(repr(low)), Fraction(repr(high))
-    values = [float(first + (last - first) * place / steps) for place in range(steps + 1)]
-    return [value for value in values if math.isfinite(value)]

@@ -117,14 +117,11 @@ def adaptive_sweep(
     """
     if most < 1:
         raise ValueError(f"most (trials per row) must be at least 1: got {most}.")
-    chosen = adaptive_axis(experiment, grid, axis)
-    values = grid.axes[chosen.name]
-    model = Model(low=min(values), high=max(values), target=target)
-    if not rising:
-        model = Model(low=-model.high, high=-model.low, target=target)
-    rows = [_Row(row, model, rising) for row in grid_rows(experiment, grid, chosen)]
+    planned = plan_adaptive(experiment, grid, target=target, axis=axis, rising=rising)
+    model = planned.model
+    rows = [_Row(row, model, rising) for row in planned.rows]
     plan = canonical_json(
-        {"axis": chosen.name, "target": target, "low": model.low, "high": model.high, "most": most}
+        {"axis": planned.axis, "target": target, "low": model.low, "high": model.high, "most": most}
         | {"rows": [row.cell for row in rows]}
     )
     directory = Path(run_dir)
@@ -158,6 +155,35 @@ def adaptive_sweep(
             unfinished = []
         (directory / _ROUND_NAME).unlink(missing_ok=True)
     return Adapted(directory / LEDGER_NAME, [row.transition(most) for row in rows], new)
+
+
+class AdaptivePlan(NamedTuple):
+    """What an adaptive sweep is going to search.
+
+    Attributes:
+      axis: along which.
+      model: the curves; of minus x where success falls.
+      rows: the rows and their cells.
+    """
+
+    axis: str
+    model: Model
+    rows: list[GridRow]
+
+
+def plan_adaptive(
+    experiment: Experiment, grid: Grid, *, target: float, axis: str | None = None, rising: bool = True
+) -> AdaptivePlan:
+    """The rows of an adaptive sweep, everything checked and nothing written; arguments as in `adaptive_sweep`.
+
+    Raises:
+      ValueError: axis, range or target makes no sense, or the experiment refuses a cell.
+    """
+    chosen = adaptive_axis(experiment, grid, axis)
+    low, high = min(grid.axes[chosen.name]), max(grid.axes[chosen.name])
+    rows = grid_rows(experiment, grid, chosen)
+    model = Model(low=low if rising else -high, high=high if rising else -low, target=target)
+    return AdaptivePlan(chosen.name, model, rows)
 
 
 class _Row:
