@@ -19,9 +19,8 @@ from scipy.special import expit, ndtr
 from benchmarks.table import Table, seconds, times
 from pruneft.experiments.recovery import RECOVERY
 from pruneft.sensing import theory
-from pruneft.sweep import Ledger, make_grid, sweep
+from pruneft.sweep import Ledger, Transition, adaptive_sweep, make_grid, sweep
 from pruneft.sweep.adaptive import Model, Verdict, judge, posterior, simulate
-from pruneft.sweep.adaptive_sweep import Transition, adaptive_sweep
 
 TARGET = 0.05
 LOW, HIGH = 1.0, 2.0

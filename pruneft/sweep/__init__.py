@@ -1,5 +1,6 @@
 """Vectorised experiments: grid, plan, lanes, ledger, summary. Knows no subject."""
 
+from pruneft.sweep.adaptive_sweep import Adapted, Transition, adaptive_sweep
 from pruneft.sweep.driver import Swept, run_trials, sweep
 from pruneft.sweep.grid import Grid, GridError, GridFile, cells, load_toml, make_grid, parse_values
 from pruneft.sweep.ledger import Ledger, LedgerError, Row

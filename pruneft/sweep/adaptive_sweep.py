@@ -129,10 +129,11 @@ def adaptive_sweep(
     new = 0
     with hold(directory), Ledger.open(directory / LEDGER_NAME) as ledger:
         ledger.begin(code_of(experiment, {"dtype": dtype}), experiment.name, {**manifest(dtype), **(remarks or {})})
+        index = {canonical_json(cell): row for row in rows for cell in row.cells}
         names = [one.name for one in experiment.axes if one.kind != "derived"]
         for stored in ledger.rows():
             cell = {name: stored[name] for name in names if name in stored}
-            _count(rows, cell, stored["seed"], _success(experiment, stored))
+            _count(index, rows, cell, stored["seed"], _success(experiment, stored))
         unfinished = _load_round(directory, plan, rows)
         while True:
             trials = unfinished or [one for row in rows for one in row.next(most)]
@@ -145,7 +146,7 @@ def adaptive_sweep(
             for done in run_trials(ready, trials, dtype=dtype, lanes=lanes):
                 new += ledger.write(done)
                 for one in done:
-                    _count(rows, one.cell, one.seed, _success(experiment, one.report))
+                    _count(index, rows, one.cell, one.seed, _success(experiment, one.report))
                 if on_rows is not None:
                     on_rows(done)
             if all(row.spent == before for row, before in zip(rows, spent, strict=True)):
@@ -283,9 +284,10 @@ class _Row:
         return rates[0] < _COARSE_RATES[0] and rates[1] > _COARSE_RATES[1]
 
 
-def _count(rows: Sequence[_Row], cell: Mapping[str, Any], seed: int, success: Any) -> None:
-    """Give a trial to the row it belongs to; rows do not share cells."""
-    for row in rows:
+def _count(index: Mapping[str, _Row], rows: Sequence[_Row], cell: Mapping[str, Any], seed: int, success: Any) -> None:
+    """Give a trial to the row it belongs to, if to any; rows do not share cells."""
+    found = index.get(canonical_json(cell))
+    for row in rows if found is None else (found,):
         if row.count(cell, seed, success):
             return
 
