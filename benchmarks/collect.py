@@ -22,6 +22,7 @@ PARTS = {
     "recovery": "One recovery against peers",
     "sweep": "A grid by the sweep engine and by a plain loop",
     "ledger": "The ledger of a sweep",
+    "adaptive": "Adaptive allocation against a uniform grid",
 }
 _HEAD = """# Results
 

@@ -13,7 +13,7 @@ from pruneft.trial import Experiment
 
 DEFAULT = "recovery"
 # Flags of the commands with a grid that take no value.
-_SWITCHES = ("--json", "--quiet", "--no-calibrate")
+_SWITCHES = ("--json", "--quiet", "--no-calibrate", "--adaptive-falling")
 
 
 class Asked(NamedTuple):

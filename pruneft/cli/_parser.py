@@ -6,7 +6,7 @@ import argparse
 import difflib
 from typing import Any, NoReturn
 
-from pruneft.cli import _explain, _export, _recover, _report, _show, _status, _sweep
+from pruneft.cli import _adaptive, _explain, _export, _recover, _report, _show, _status, _sweep
 from pruneft.cli._common import DTYPES, CommandError, number, random_seed, whole
 from pruneft.cli._grid import add_options, experiment_of
 from pruneft.trial import Experiment
@@ -123,6 +123,7 @@ def _add_sweep(commands: Any, experiment: Experiment | None) -> None:
         default=10_000_000,
         help="steps after which a trial is ended as unfinished (10000000)",
     )
+    _adaptive.add_flags(parser)
     _add_output(parser)
     _add_dtype(parser)
     parser.set_defaults(run_command=_sweep.run)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pruneft.cli import _adaptive
 from pruneft.cli._common import (
     OK,
     duration,
@@ -26,12 +27,16 @@ from pruneft.trial import Experiment
 
 def run(options: argparse.Namespace) -> int:
     """Run the grid, draw it, print a table."""
+    _adaptive.check(options)
     wanted = asked(options)
     experiment, grid, name = wanted.experiment, wanted.grid, wanted.run
     if experiment.figure:
         need_figures()
     set_precision(options.dtype)
     directory = run_path(options.runs_dir, name)
+    remarks = {"experiment_place": wanted.place, "command": shlex.join(["pruneft", *options.words])}
+    if options.adaptive is not None:
+        return _adaptive.run(experiment, grid, options, name=name, remarks=remarks, run=directory)
     started = time.monotonic()
     with progress(f"{experiment.name} -> {directory}", quiet=options.quiet) as bar:
 
@@ -46,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
             lanes=options.lanes,
             processes=options.processes,
             max_steps=options.max_steps,
-            remarks={"experiment_place": wanted.place, "command": shlex.join(["pruneft", *options.words])},
+            remarks=remarks,
             on_plan=on_plan,
             on_progress=lambda now: bar(completed=now.done, note=describe(now)),
         )

@@ -1,5 +1,6 @@
 """Vectorised experiments: grid, plan, lanes, ledger, summary. Knows no subject."""
 
+from pruneft.sweep.adaptive_sweep import Adapted, Transition, adaptive_sweep
 from pruneft.sweep.driver import Swept, run_trials, sweep
 from pruneft.sweep.export import FORMATS, Exported, ExportError, export_csv, export_netcdf, export_parquet, export_zarr
 from pruneft.sweep.formula import Formula

@@ -165,7 +165,7 @@ def _sized(
         bytes_ = lane_cost(experiment, bucket, cell, np.dtype(settings.dtype)).bytes
         lanes = choose_lanes(bytes_, each, this_device())
     else:
-        lanes = min(settings.lanes, each)
+        lanes = settings.lanes
     return _programs(experiment.trial, bucket, names, settings.dtype, settings.max_steps, Layout.of(lanes, devices))
 
 
