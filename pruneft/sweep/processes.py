@@ -249,7 +249,7 @@ class _Workers:
         number, self._started = self._started, self._started + 1
         with self._lock:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pruneft.sweep.worker"],
+                [sys.executable, "-c", "from pruneft.sweep.worker import main; raise SystemExit(main())"],
                 env=_environment(str(self._listener.address), self._key, self._settings.dtype),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the caller, who tells the workers

@@ -1,4 +1,4 @@
-"""What runs in other processes: ``work`` for any executor, and ``python -m pruneft.sweep.worker`` for this machine's cores.
+"""What runs in other processes: ``work`` for any executor, and ``main`` for the processes of this machine's cores.
 
 Work travels as JSON: an experiment by name, a bucket, cells and seeds. Nothing of the caller's main module is needed.
 """
@@ -168,6 +168,3 @@ def main() -> int:
         serve(connection)
     return 0
 
-
-if __name__ == "__main__":
-    sys.exit(main())
