@@ -139,6 +139,20 @@ def inputs(cell: Cell, *, prune: PruneRecipe = PruneRecipe(), path: PathRecipe =
     return {**{name: float(cell[name]) for name in ("n", "d", "r", "k", "kappa", "scale", "sigma")}, **ends._asdict()}
 
 
+def expected_steps(cell: Cell, *, prune: PruneRecipe = PruneRecipe(), path: PathRecipe = PathRecipe()) -> float:
+    """A guess at the steps of a cell's trials, from runs at d = 16.
+
+    Long where n is near the degrees of freedom, because attempt follows attempt; one short attempt elsewhere.
+    """
+    ratio = cell["n"] / theory.dof(cell["d"], cell["r"])
+    attempts = path.attempts if cell["method"] == "path" else prune.attempts
+    first = min(prune.noisy_first, len(attempts) - 1) if cell["method"] == "prune" and cell["sigma"] > 0 else 0
+    if ratio < prune.margin:
+        return float(sum(attempts[first:]))
+    # About half of the attempts' steps at the transition, falling by a factor e each .08 dof.
+    return float(attempts[first] + sum(attempts[first + 1 :]) * min(1.0, 0.4 * math.exp((1.05 - ratio) / 0.08)))
+
+
 def trial(bucket: Bucket, *, prune: PruneRecipe = PruneRecipe(), path: PathRecipe = PathRecipe()) -> Trial:
     """The Trial of a bucket: draws an instance of its padded sizes and recovers it by the bucket's method."""
     n, d, k = bucket["n"], bucket["d"], bucket["k"]
@@ -211,6 +225,7 @@ def experiment(*, prune: PruneRecipe = PruneRecipe(), path: PathRecipe = PathRec
         default_grid={"d": (16,), "r": (1, 2, 3, 4, 6), "n_per_dof": (1.0, 1.1, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0)},
         default_seeds=8,
         settings=f"{prune!r} {path!r}",
+        expected_steps=functools.partial(expected_steps, prune=prune, path=path),
         figure="pruneft.experiments.phase:draw",
         panels="pruneft.experiments.phase:panels",
     )
