@@ -165,8 +165,8 @@ class Problem:
             raise ValueError(_ALL_ZERO)
         floating = _floating(array)
         if array.ndim == 3:
-            asymmetry = np.max(np.abs(floating - np.swapaxes(floating, 1, 2)))
-            _warn_if_asymmetric(asymmetry, np.max(np.abs(floating)))
+            asymmetry = float(np.max(np.abs(floating - np.swapaxes(floating, 1, 2))))
+            _warn_if_asymmetric(asymmetry, float(np.max(np.abs(floating))))
         if sharding is not None:
             rows = sharded.distribute(floating, sharding, _packed if array.ndim == 3 else None)
             return cls(
