@@ -20,6 +20,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 PARTS = {
     "gradient": "One gradient step",
     "recovery": "One recovery against peers",
+    "sharded": "One problem over several devices",
     "sweep": "A grid by the sweep engine and by a plain loop",
     "ledger": "The ledger of a sweep",
     "adaptive": "Adaptive allocation against a uniform grid",

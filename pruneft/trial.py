@@ -149,12 +149,15 @@ def run(
     """
     programs = _compiled(trial, segment_steps)
     if state is None:
-        state = programs.init(problem)
+        state = jax.block_until_ready(programs.init(problem))
     for _ in range(max_segments):
-        finished, waiting, size = programs.look(problem, state)
+        # One program at a time, waited for on every device: what is read next depends on it anyway, and on CPU two
+        # programs in flight over several devices can keep each other from the threads that their collectives need.
+        finished, waiting, size = jax.block_until_ready(programs.look(problem, state))
         if bool(finished):
             return state
         state = programs.stage(int(size))(problem, state) if bool(waiting) else programs.go(problem, state)
+        state = jax.block_until_ready(state)
         if record is not None:
             record(problem, state)
     raise RuntimeError(

@@ -12,3 +12,4 @@ from pruneft.sensing.rank_path import rank_path
 from pruneft.sensing.recipe import PathRecipe, PruneRecipe
 from pruneft.sensing.recover import recover
 from pruneft.sensing.result import Recovery
+from pruneft.sensing.sharded import draw_split

@@ -94,6 +94,7 @@ def make_lane(
     sigma: Any = None,
     rank: Any = 0,
     truth: Truth | None = None,
+    shards: int = 1,
 ) -> Lane:
     """Normalise data for the solvers.
 
@@ -106,6 +107,7 @@ def make_lane(
       sigma: noise standard deviation in units of y; None or NaN if unknown.
       rank: 0 if unknown.
       truth: for reports.
+      shards: devices that the measurements are split over (`pruneft.sensing.sharded`).
     """
     dtype, train = y.dtype, starts.dtype
     n_live = jnp.asarray(operator.n if n is None else n, dtype)
@@ -118,7 +120,8 @@ def make_lane(
     unit = jnp.where(unit > 0, unit, 1)
     normal = y / unit
     fast: Any = None
-    if isinstance(operator, PackedOperator) and Gram.pays(operator.n, operator.d):
+    # Every device holds the whole Gram form but only its share of the rows, so it is its share that has to be the dearer.
+    if isinstance(operator, PackedOperator) and Gram.pays(operator.n // shards, operator.d):
         # Divided by the gain before squares are formed: in extreme units those would overflow or vanish in float32.
         unit_gain = cast(cast(operator, dtype).scaled(1 / gain), train)
         fast = Gram.of(unit_gain, normal.astype(train), n_live.astype(train))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -34,8 +35,8 @@ def unpacked_size(size: int) -> int:
     return d
 
 
-def svec(matrix: Float[Array, "*batch d d"]) -> Float[Array, "*batch D"]:
-    """Packed vector of symmetric matrices; of an asymmetric one only the upper triangle is read."""
+def svec(matrix: Float[Any, "*batch d d"]) -> Float[Any, "*batch D"]:
+    """Packed vector of symmetric matrices; of an asymmetric one only the upper triangle is read. NumPy arrays stay NumPy's."""
     rows, columns, scale, _ = _layout(matrix.shape[-1])
     return matrix[..., rows, columns] * scale.astype(matrix.dtype)
 

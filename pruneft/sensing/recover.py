@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from pruneft.penalty import check_beta, group_norms
 from pruneft.pipeline import FirstOrder, OptimizerOrFactory, Penalty, PipelineState
 from pruneft.prune import keep_share
 from pruneft.sensing import lane as lanes
-from pruneft.sensing import theory
+from pruneft.sensing import sharded, theory
 from pruneft.sensing.column_pruning import column_pruning
 from pruneft.sensing.operator import PackedOperator, cast
 from pruneft.sensing.problem import Problem
@@ -25,9 +26,20 @@ from pruneft.status import Status
 from pruneft.trial import Trial, run
 
 Recipe = PruneRecipe | PathRecipe
+_Call = TypeVar("_Call", bound=Callable[..., Recovery])
 _HISTORY_STEPS = 25  # training steps between two entries of the history
 
 
+def _under_its_mesh(call: _Call) -> _Call:
+    @functools.wraps(call)
+    def under(problem: Problem, **arguments: Any) -> Recovery:
+        with sharded.quiet(problem.sharding):
+            return call(problem, **arguments)
+
+    return under  # type: ignore[return-value]
+
+
+@_under_its_mesh
 def recover(
     problem: Problem,
     *,
@@ -49,6 +61,9 @@ def recover(
 
     Scale-equivariant: multiplying y by c > 0 multiplies M̂ by c, with no constant to retune.
 
+    A problem that is split over devices (`Problem.shard`) is solved where it lies. With several processes every one makes
+    the same call, and every one gets the whole answer.
+
     Args:
       problem: measurements and data.
       k: columns trained, from ``rank`` up; d if not given.
@@ -57,7 +72,7 @@ def recover(
         use it; ``prune`` stops at the first attempt that explains the data to within it, and otherwise compares fits at
         a grid of thresholds.
       weights: [n] non-negative; measurement i counts ``weights[i]`` times (1/variance for noise of unequal size; sigma
-        is then that of weight 1).
+        is then that of weight 1). Of a padded problem with or without the padding.
       init: [d, k] factor to start the first attempt from, in units of the answer; random if not given.
       method: ``"path"``, a short anneal with a scan over ranks and the edge rule (ours, needs neither rank nor noise
         level), or ``"prune"``, training to the end and pruning by column norm (the published method with our recipe).
@@ -89,14 +104,13 @@ def recover(
     k = d if k is None else k
     recipe = _recipe(method, recipe)
     _check(method=method, d=d, k=k, rank=rank, sigma=sigma, lam=lam, beta=beta, finetune=finetune)
+    placed, n = problem.sharding, problem.n
     y = _in_dtype(problem.y, dtype)
     if weights is not None:
-        operator, y = _weighted(operator, y, weights)
-    n = operator.n
+        operator, y, n = _weighted(operator, y, weights, placed, n)
 
     noise_known = sigma is not None
-    unit = float(_unit(np.asarray(y, np.float64)))
-    relative_noise = sigma / unit if sigma else 0.0
+    relative_noise = sigma / _unit(y, placed, n) if sigma else 0.0
     attempts, starts = _starts(recipe, noise_known)
     begin = lanes.draw_starts(
         jax.random.key(seed),
@@ -109,27 +123,23 @@ def recover(
         norm=recipe.anneal.start_norm,
         dtype=jnp.float32,
     )
-    lane = lanes.make_lane(
-        operator,
-        y,
-        begin,
-        _penalty(recipe, noise_known, lam, beta, theory.noise_edge(n, d, relative_noise)),
-        sigma=sigma,
-        rank=0 if rank is None else rank,
-    )
+    make = lanes.make_lane if placed is None else functools.partial(sharded.split_lane, sharding=placed)
+    penalty = _penalty(recipe, noise_known, lam, beta, theory.noise_edge(n, d, relative_noise))
+    lane = make(operator, y, begin, penalty, n=n, sigma=sigma, rank=0 if rank is None else rank)
     if init is not None:
-        lane = lane._replace(starts=begin.at[0, 0].set(_normalised_init(init, (d, k), float(lane.scale))))
+        begin = begin.at[0, 0].set(_normalised_init(init, (d, k), float(lane.scale)))
+        lane = lane._replace(starts=begin if placed is None else sharded.everywhere(begin, placed))
 
     trial = _trial(method, recipe, noise_known, k, d, optimizer, finetune)
     history = _History(recipe)
     state: PipelineState = run(trial, lane, segment_steps=_HISTORY_STEPS, record=history)
-    report = {name: value.item() for name, value in jax.jit(trial.report)(lane, state).items()}
+    report = {name: value.item() for name, value in jax.block_until_ready(jax.jit(trial.report)(lane, state)).items()}
     answer = state.memory.best
     found = int(answer.rank)
     scale = float(lane.scale)
     trace = np.asarray(answer.trace, np.float64)
     return Recovery(
-        U=np.asarray(answer.factor[:, :found]) * math.sqrt(scale),
+        U=np.asarray(answer.factor)[:, :found] * math.sqrt(scale),
         status=Status(report["status"]),
         residual=report["residual"],
         sigma_estimate=report["sigma_estimate"],
@@ -138,6 +148,7 @@ def recover(
         steps=report["steps"],
         method=method,
         dtype=str(y.dtype),
+        devices=sharded.devices(placed),
         history=history.arrays(math.sqrt(scale)) | {"finetune": np.sqrt(trace[np.isfinite(trace)] / n)},
     )
 
@@ -200,23 +211,30 @@ def _in_dtype(y: Any, dtype: Any) -> jax.Array:
     return jnp.asarray(y, wanted)
 
 
-def _weighted(operator: Any, y: jax.Array, weights: Any) -> tuple[Any, jax.Array]:
+def _weighted(operator: Any, y: jax.Array, weights: Any, placed: Any, n: int) -> tuple[Any, jax.Array, int]:
+    """Measurements and data times the root of their weights, and how many still count."""
+    if not isinstance(operator, PackedOperator):
+        raise ValueError(f"weights need an operator that can scale its measurements: got {type(operator).__name__}.")
+    if placed is not None:
+        return sharded.weigh(operator, y, weights, placed, n)
     array = np.asarray(weights, np.float64)
     if array.shape != y.shape:
         raise ValueError(f"weights must have one entry per measurement, shape {y.shape}: got {array.shape}.")
     if not np.all(np.isfinite(array)) or np.any(array < 0) or not np.any(array):
         raise ValueError("weights must be finite and not negative, and not all zero.")
-    if not isinstance(operator, PackedOperator):
-        raise ValueError(f"weights need an operator that can scale its measurements: got {type(operator).__name__}.")
     # A measurement of weight 0 says nothing, so it must not count among the n that make a rank identifiable.
     used = np.flatnonzero(array)
+    left = len(used) if n == operator.n else int(np.sum(np.any(np.asarray(operator.rows[used]), axis=1)))
     root = jnp.asarray(np.sqrt(array[used]), y.dtype)
-    return cast(PackedOperator(operator.rows[used]), y.dtype).scaled(root), y[used] * root
+    return cast(PackedOperator(operator.rows[used]), y.dtype).scaled(root), y[used] * root, left
 
 
-def _unit(y: np.ndarray) -> np.floating[Any]:
-    largest = np.max(np.abs(y))
-    return largest * np.sqrt(np.mean(np.square(y / largest)))
+def _unit(y: jax.Array, placed: Any, n: int) -> float:
+    if placed is not None:
+        return sharded.root_mean_square(y, n)
+    host = np.asarray(y, np.float64)
+    largest = np.max(np.abs(host))
+    return float(largest * np.sqrt(np.sum(np.square(host / largest)) / n))
 
 
 def _starts(recipe: Recipe, noise_known: bool) -> tuple[int, int]:
@@ -280,7 +298,7 @@ class _History:
         self._rows: list[dict[str, np.ndarray]] = []
 
     def __call__(self, lane: lanes.Lane, state: PipelineState) -> None:
-        row = {name: np.asarray(value) for name, value in self._look(lane, state).items()}
+        row = {name: np.asarray(value) for name, value in jax.block_until_ready(self._look(lane, state)).items()}
         # A stage call takes no step: what it did stands in the refinement's own trace.
         if not self._rows or row["step"] > self._rows[-1]["step"]:
             self._rows.append(row)

@@ -15,7 +15,7 @@ import numpy as np
 from pruneft.status import Status, is_ok, message
 
 _FORMAT = 1
-_SCALARS = ("status", "residual", "sigma_estimate", "predicted_error", "columns", "steps", "method", "dtype")
+_SCALARS = ("status", "residual", "sigma_estimate", "predicted_error", "columns", "steps", "method", "dtype", "devices")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class Recovery:
         units of U) along the training, and ``finetune`` [iterations + 1], the relative residual along the last
         refinement of the chosen fit.
       method, dtype: what computed it.
+      devices: how many devices the measurements were split over; 1 where they were not.
     """
 
     U: np.ndarray
@@ -47,6 +48,7 @@ class Recovery:
     steps: int
     method: str
     dtype: str
+    devices: int = 1
     history: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
