@@ -208,7 +208,7 @@ def fit(lane: Lane, factors: Float[Array, "starts d r"], config: LMConfig) -> LM
     ``x`` of the result is [starts, d r], ``rss`` is ||A(U Uᵀ) - y||².
     """
     operator = cast(lane.operator, lane.y.dtype)
-    shape = factors.shape[1:]
+    linearised, shape = operator.linearised(), factors.shape[1:]
     # Residual and Jacobian both by root n, so that the damping means the same at every n.
     root = jnp.sqrt(lane.n)
 
@@ -217,7 +217,7 @@ def fit(lane: Lane, factors: Float[Array, "starts d r"], config: LMConfig) -> LM
         return (operator.apply(factor @ factor.T) / lane.gain - lane.y) / root
 
     def slopes(x: Array) -> Array:
-        return operator.jacobian(x.reshape(shape)).reshape(operator.n, -1) / (root * lane.gain)
+        return linearised(x.reshape(shape)).reshape(operator.n, -1) / (root * lane.gain)
 
     run: Callable[[Array], LMResult] = functools.partial(levenberg_marquardt, errors, slopes, config=config)
     result = jax.vmap(run)(factors.astype(lane.y.dtype).reshape(factors.shape[0], -1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -46,6 +47,10 @@ class Operator(Protocol):
 
     def jacobian(self, factor: Float[Array, "*batch d r"]) -> Float[Array, "*batch n d r"]:
         """Derivative of ``apply(U Uᵀ)`` with respect to U: ``2 sym(A_i) U``."""
+        ...
+
+    def linearised(self) -> Callable[[Array], Array]:
+        """`jacobian` with whatever does not depend on the factor made once, for loops that call it many times."""
         ...
 
     def dof(self, rank: Any, d: Any = None) -> Any:
@@ -110,7 +115,12 @@ class PackedOperator:
 
     def jacobian(self, factor: Float[Array, "*batch d r"]) -> Float[Array, "*batch n d r"]:
         """Derivative of ``apply(U Uᵀ)``: ``2 sym(A_i) U``. Unpacks the rows (n d² numbers) for the product."""
-        return 2 * jnp.einsum("nij,...jr->...nir", smat(self.rows), factor)
+        return self.linearised()(factor)
+
+    def linearised(self) -> Callable[[Array], Array]:
+        """`jacobian` with the rows unpacked once: in a loop that is up to half of its time."""
+        matrices = smat(self.rows)
+        return lambda factor: 2 * jnp.einsum("nij,...jr->...nir", matrices, factor)
 
     def dof(self, rank: Any, d: Any = None) -> Any:
         """``r d - r(r-1)/2``: rotations of the factor do not count."""
