@@ -62,7 +62,7 @@ def run(path: Path, *, full: bool, write: bool) -> bool:
     notebook = nbformat.read(path, as_version=4)
     before = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="notebook-") as directory:
-        error = _execute(notebook, Path(directory), full=full)
+        error = _execute(notebook, Path(directory), beside=path.resolve().parent, full=full)
     seconds = time.perf_counter() - before
     if error is not None:
         print(f"FAILED {path} after {seconds:.0f} s\n{error}", file=sys.stderr)
@@ -76,9 +76,10 @@ def run(path: Path, *, full: bool, write: bool) -> bool:
     return True
 
 
-def _execute(notebook: nbformat.NotebookNode, directory: Path, *, full: bool) -> str | None:
-    """Run all cells; None, or the cell that failed and how."""
+def _execute(notebook: nbformat.NotebookNode, directory: Path, *, beside: Path, full: bool) -> str | None:
+    """Run all cells, with the modules beside the notebook in reach; None, or the cell that failed and how."""
     environment = {name: value for name, value in os.environ.items() if name != "PRUNEFT_FAST"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(beside), os.environ.get("PYTHONPATH")]))
     environment["IPYTHONDIR"] = str(directory / ".ipython")
     if not full:
         environment["PRUNEFT_FAST"] = "1"

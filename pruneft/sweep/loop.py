@@ -182,19 +182,16 @@ class _Loop:
         return self._usage
 
     def _fill(self) -> None:
-        slots = self._programs.layout.queue
-        while (
-            self._more
-            and (line := min(self._fresh, key=lambda line: len(line.entries)))
-            and (len(line.entries) <= slots // 2)
-        ):
-            found = self._take(slots * len(self._fresh) - sum(len(line.entries) for line in self._fresh))
-            self._more = bool(found)
-            for trial in found:
-                self.trials[self._taken] = trial
-                # Dealt out in turn, so that every device has its share of the long ones.
-                self._fresh[self._taken % len(self._fresh)].append(self._taken)
-                self._taken += 1
+        """Twice as many trials in line as there are lanes: enough for a segment, and little that nobody else can have."""
+        lanes = self._programs.layout.lanes
+        if not self._more or min(len(line.entries) for line in self._fresh) > lanes:
+            return
+        found = self._take(sum(max(0, 2 * lanes - len(line.entries)) for line in self._fresh))
+        self._more = bool(found)
+        for trial in found:
+            self.trials[self._taken] = trial
+            min(self._fresh, key=lambda line: len(line.entries)).append(self._taken)
+            self._taken += 1
 
     def _key(self, number: int) -> tuple[np.ndarray, list[float]]:
         cell, seed = self.trials[number]
