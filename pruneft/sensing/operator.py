@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -76,9 +76,12 @@ class PackedOperator:
 
     Attributes:
       rows: [n, d(d+1)/2], ``svec(sym(A_i))``; zero rows and tails are padding.
+      unpack_once: whether `linearised` unpacks the rows outside of the loops that use it. Rows that are split over devices
+        are unpacked inside, where they stay: carried into a loop, the partitioner gathers them.
     """
 
     rows: Any  # Float[Array, "n D"]; JAX rebuilds the object around batches, shapes and placeholders too
+    unpack_once: bool = field(default=True, metadata={"static": True})
 
     @classmethod
     def from_matrices(cls, matrices: Float[Array, "n d d"]) -> PackedOperator:
@@ -119,8 +122,13 @@ class PackedOperator:
 
     def linearised(self) -> Callable[[Array], Array]:
         """`jacobian` with the rows unpacked once: in a loop that is up to half of its time."""
-        matrices = smat(self.rows)
-        return lambda factor: 2 * jnp.einsum("nij,...jr->...nir", matrices, factor)
+        unpacked = smat(self.rows) if self.unpack_once else None
+
+        def jacobian(factor: Array) -> Array:
+            matrices = smat(self.rows) if unpacked is None else unpacked
+            return 2 * jnp.einsum("nij,...jr->...nir", matrices, factor)
+
+        return jacobian
 
     def dof(self, rank: Any, d: Any = None) -> Any:
         """``r d - r(r-1)/2``: rotations of the factor do not count."""

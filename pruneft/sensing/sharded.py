@@ -9,6 +9,7 @@ gathered; the tests read the compiled programs for that.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -233,7 +234,7 @@ def split_lane(
     noise = np.asarray(np.nan if sigma is None else sigma, y.dtype)
     arguments = (operator, y, host(starts), host(penalty), np.asarray(n, np.int32), noise, np.asarray(rank, np.int32))
     lane: lanes.Lane = _lane_program(sharding)(*arguments)
-    return jax.block_until_ready(lane)._replace(operator=operator)
+    return jax.block_until_ready(lane)._replace(operator=dataclasses.replace(operator, unpack_once=False))
 
 
 def root_mean_square(y: jax.Array, n: int) -> float:
