@@ -1,4 +1,5 @@
 import functools
+import itertools
 import logging
 
 import jax
@@ -154,7 +155,7 @@ def test_out_of_memory_in_the_middle_loses_no_row_and_repeats_none(monkeypatch):
     expected = _expected()
     assert all(repr(dict(row.report)) == expected[row.seed] for row in rows if row.seed in expected)
     assert total.used > sum(row.report["steps"] for row in rows)  # what was under way was begun again
-    assert all(now.used <= later.used for now, later in zip(seen, seen[1:]))
+    assert all(now.used <= later.used for now, later in itertools.pairwise(seen))
 
 
 def test_one_lane_that_does_not_fit_is_a_memory_error(monkeypatch):
@@ -183,7 +184,7 @@ def test_tasks_add_up_and_a_stop_leaves_the_rest():
     assert len(rows) == 12
     assert total.used == sum(row.report["steps"] for row in rows)
     assert total == seen[-1]
-    assert all(now.used <= later.used for now, later in zip(seen, seen[1:]))
+    assert all(now.used <= later.used for now, later in itertools.pairwise(seen))
     rows, total, _ = _swept(_toy(), _tasks(BUCKET), stop=lambda: True)
     assert (rows, total.segments) == ([], 0)
 
