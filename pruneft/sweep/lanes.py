@@ -209,12 +209,12 @@ class Lanes:
 
         def go_on(loop: tuple[Array, PyTree, Array, Array, Array]) -> Array:
             steps, _, _, run, _ = loop
-            return (steps < limits[0]) & jnp.any(run) & (jnp.sum(live & ~run) < limits[1])
+            return (steps < limits[0]) & jnp.any(run) & (jnp.sum(live & ~run, dtype=jnp.int32) < limits[1])
 
         def advance(loop: tuple[Array, PyTree, Array, Array, Array]) -> tuple[Array, PyTree, Array, Array, Array]:
             steps, state, taken, run, used = loop
             state = trees.where(run, jax.vmap(trial.step)(problem, state), state)
-            taken = taken + run
+            taken = taken + run.astype(jnp.int32)
             return steps + 1, state, taken, running(state, taken), used + jnp.sum(run, dtype=jnp.int32)
 
         zero = jnp.zeros((), jnp.int32)
@@ -225,7 +225,9 @@ class Lanes:
         turning = stopped & at_turn(problem, state) & (taken < self.max_steps)
 
         def turn(place: Array, state: PyTree) -> PyTree:
-            return trees.put(state, place, jax.vmap(trial.turn)(trees.take(problem, place), trees.take(state, place)))
+            # Where none asks, one that asks once more: a turn may loop, and need not end on what it is not meant for.
+            asking = jnp.where(place < lanes, place, place[0])
+            return trees.put(state, place, jax.vmap(trial.turn)(trees.take(problem, asking), trees.take(state, asking)))
 
         state = self._in_chunks(turning, turn, state)
         over = finished(problem, state)
@@ -244,7 +246,7 @@ class Lanes:
             done=done,
             lost=lost,
             waiting=wait,
-            size=self._size(problem, state),
+            size=self._size(problem, state, lanes),
             report=report,
             state=handed,
             taken=taken,
@@ -268,7 +270,11 @@ class Lanes:
             back = place_in_chunk < coming
             fresh = carry.fresh[0] + place_in_chunk - coming
             some = (place < self.layout.lanes) & (back | (fresh < queue.end[0]))
-            old = jnp.clip(carry.back[0] + place_in_chunk - returned.queue.base[0], 0, slots - 1)
+            # Where no trial is left the first of the chunk again, since a draw need not end on an empty slot; there is
+            # one, or there would be nothing to do here.
+            which = jnp.where(some, place_in_chunk, 0)
+            back, fresh = back[which], fresh[which]
+            old = jnp.clip(carry.back[0] + which - returned.queue.base[0], 0, slots - 1)
             new = jnp.clip(fresh - queue.base[0], 0, slots - 1)
 
             def pick(a: Array, b: Array) -> Array:
@@ -308,10 +314,10 @@ class Lanes:
 
         return jax.lax.while_loop(lambda loop: jnp.any(loop[0]) & more(loop[1]), step, (mask, value))[1]
 
-    def _size(self, problem: PyTree, state: PyTree) -> Array:
+    def _size(self, problem: PyTree, state: PyTree, count: int) -> Array:
         stage = self.trial.stage
         if stage is None:
-            return jnp.zeros((jax.tree.leaves(state)[0].shape[0],), jnp.int32)
+            return jnp.zeros((count,), jnp.int32)
         return jax.vmap(stage.size)(problem, state).astype(jnp.int32)
 
     def draw(self, words: Array, inputs: Array) -> PyTree:
@@ -322,11 +328,11 @@ class Lanes:
         """The stage on a batch: lanes whose size falls to this rung, until they are through with it."""
         trial, stage = self.trial, self.trial.stage
         assert stage is not None
-        lower = max((smaller for smaller in stage.ladder if smaller < rung), default=-1)
-        run = jax.vmap(stage.run(rung))
+        lower = max((smaller for smaller in stage.ladder if smaller < rung), default=jnp.iinfo(jnp.int32).min)
+        run, batch = jax.vmap(stage.run(rung)), self.layout.batch
 
         def going(problem: PyTree, state: PyTree) -> Array:
-            size = self._size(problem, state)
+            size = self._size(problem, state, batch)
             return jax.vmap(trial.waiting)(problem, state) & (size > lower) & (size <= rung)
 
         def serve(problem: PyTree, words: PyTree) -> Served:
@@ -348,7 +354,7 @@ class Lanes:
                 state=trees.plain(state),
                 done=jax.vmap(trial.finished)(problem, state),
                 waiting=jax.vmap(trial.waiting)(problem, state),
-                size=self._size(problem, state),
+                size=self._size(problem, state, batch),
                 report=jax.vmap(trial.report)(problem, state),
             )
 

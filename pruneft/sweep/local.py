@@ -53,8 +53,8 @@ class Settings(NamedTuple):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a whole number of at least 1: got {value!r}.")
-        if self.max_steps >= 2**31:
-            raise ValueError(f"max_steps must be below 2**31: got {self.max_steps}.")
+            if value is not None and value >= 2**31:
+                raise ValueError(f"{name} must be below 2**31: got {value}.")
 
 
 class TrialError(RuntimeError):
@@ -97,29 +97,54 @@ def run_bucket(
     Lanes are halved for as long as the device has not enough memory for them.
 
     Raises:
-      TrialError: see `run_tasks`.
+      TrialError: see `run_tasks`. What ``take``, ``put`` and ``stop`` raise passes as it is.
+      MemoryError: not even one lane fits.
     """
     again: list[Planned] = []
+    before, last = Usage(), Usage()
+    theirs: list[BaseException] = []  # raised by the caller's functions, not by the trial
+
+    def guard(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            try:
+                return function(*arguments)
+            except Exception as error:
+                theirs.append(error)
+                raise
+
+        return call
+
+    guarded_take, guarded_put = guard(take), guard(put)
 
     def take_again(count: int) -> Sequence[Planned]:
         if again:
             taken = again[:count]
             del again[:count]
             return taken
-        return take(count)
+        return guarded_take(count)
+
+    def put_more(rows: list[Any], usage: Usage) -> None:
+        nonlocal last
+        last = usage
+        guarded_put(rows, before + usage)
 
     first = take(1)
     if not first:
         return Usage()
     again.extend(first)
-    names = tuple(experiment.inputs(first[0][0]))
     wanted = settings.lanes
     while True:
         programs = None
         try:
+            names = tuple(experiment.inputs(first[0][0]))
             programs = _sized(experiment, bucket, names, trials, settings._replace(lanes=wanted), first[0][0])
-            return run_lanes(programs, experiment, take_again, put, stop=stop, segment_steps=settings.segment_steps)
+            return before + run_lanes(
+                programs, experiment, take_again, put_more, stop=guard(stop), segment_steps=settings.segment_steps
+            )
         except OutOfMemory as error:
+            if error.__cause__ in theirs:
+                raise error.__cause__ from None
+            before += last._replace(running=0)
             lanes = programs.layout.lanes if programs is not None else 1
             if lanes == 1:
                 raise MemoryError(f"one trial of {_shown(bucket)} does not fit the device: {error}") from error
@@ -127,6 +152,8 @@ def run_bucket(
             wanted = lanes // 2
             _log.warning("%s: out of memory with %d lanes; trying %d.", _shown(bucket), lanes, wanted)
         except Exception as error:
+            if error in theirs:
+                raise
             raise TrialError(
                 f"trials of {experiment.name} with {_shown(bucket)} fail: {type(error).__name__}: {error}"
             ) from error

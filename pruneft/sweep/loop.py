@@ -25,8 +25,8 @@ from pruneft.trial import Experiment
 _SEGMENT_SECONDS = 0.03
 _FIRST_STEPS = 64
 _MOST_STEPS = 1 << 20
-# A trial that the stage has served so often without finishing it, or sending it back, never will be.
-_MOST_SERVES = 1000
+# A trial that the stage has served so often, with no step between, is getting nowhere.
+_MOST_SERVES = 32
 
 
 class Usage(NamedTuple):
@@ -36,7 +36,7 @@ class Usage(NamedTuple):
       used: lane-steps in which a trial was at work.
       spent: lane-steps in all: steps of every segment times lanes.
       segments, stage_calls: calls of the compiled programs.
-      running: trials that are in lanes, or wait for the stage, now.
+      running: trials that are in lanes, wait for the stage, or come back from it, now; not those that wait to begin.
       programs: compiled so far.
     """
 
@@ -79,7 +79,6 @@ class _Waiting(NamedTuple):
     number: int
     state: list[np.ndarray]  # leaves
     taken: int
-    serves: int
 
 
 def run_lanes(
@@ -102,7 +101,7 @@ def run_lanes(
       put: given the rows that are finished, and the usage so far; called after every segment, rows or not.
       stop: asked after every segment; true ends the run, trials under way are given up.
       segment_seconds: segments are made about this long.
-      segment_steps: segments of exactly so many steps instead.
+      segment_steps: segments of exactly so many steps instead (fewer where lanes times steps would pass 2**31).
       lookahead: dispatch the next segment before the last report is read.
 
     Returns:
@@ -114,10 +113,16 @@ def run_lanes(
     loop = _Loop(programs, experiment, take, put, segment_seconds, segment_steps)
     try:
         return loop.run(stop, lookahead)
-    except Exception as error:
-        if "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower():
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if (
+            isinstance(error, MemoryError)
+            or "RESOURCE_EXHAUSTED" in str(error)
+            or "out of memory" in str(error).lower()
+        ):
             raise OutOfMemory(str(error), list(loop.trials.values())) from error
         raise
+    finally:
+        programs.rest()
 
 
 class _Loop:
@@ -133,12 +138,16 @@ class _Loop:
         segment_steps: int | None,
     ) -> None:
         self._programs, self._experiment, self._take, self._put = programs, experiment, take, put
-        self._seconds, self._fixed = segment_seconds, segment_steps
-        self._steps = segment_steps or _FIRST_STEPS
+        layout = programs.layout
+        # Lane-steps of a segment are counted in 32 bits.
+        self._most = min(_MOST_STEPS if segment_steps is None else segment_steps, (2**31 - 1) // layout.lanes)
+        self._seconds, self._adaptive = segment_seconds, segment_steps is None
+        self._steps = min(_FIRST_STEPS, self._most) if self._adaptive else self._most
         self.trials: dict[int, Planned] = {}  # taken, not reported
+        self._packed: dict[int, tuple[np.ndarray, list[float]]] = {}  # their keys and inputs
+        self._served: dict[int, tuple[int, int]] = {}  # steps at the last serve, and serves since the last step
         self._taken = 0
         self._more = True
-        layout = programs.layout
         self._fresh = [_Line() for _ in range(layout.shards)]
         self._back = [_Line() for _ in range(layout.shards)]
         self._stage: dict[int, deque[_Waiting]] = {}
@@ -146,7 +155,7 @@ class _Loop:
         self._usage = Usage()
         self._queue, self._returned = programs.no_queue(), programs.no_returned()
         self._tree = jax.tree.structure(self._returned.state)
-        self._read = time.monotonic()
+        self._waited = 0.0  # seconds on the device since the last segment was read
 
     def run(self, stop: Callable[[], bool], lookahead: bool) -> Usage:
         programs, layout = self._programs, self._programs.layout
@@ -161,7 +170,9 @@ class _Loop:
                 carry = programs.empty()
             if self._live or any(line.entries for line in (*self._fresh, *self._back)):
                 self._write_windows()
+                begin = time.monotonic()
                 carry, outcome = programs.segment(carry, self._queue, self._returned, self._steps, blocked)
+                self._waited += time.monotonic() - begin
                 if not lookahead:
                     self._handle(outcome)
                 elif pending is not None:
@@ -170,14 +181,15 @@ class _Loop:
             elif pending is not None:
                 self._handle(pending)
                 pending = None
-            else:
+            elif any(self._stage.values()):
                 self._serve(all_of_them=True)
+            else:
+                raise RuntimeError(f"{len(self.trials)} trials are in no lane and in no queue: a defect of the engine.")
             self._serve(all_of_them=False)
             if stop():
                 break
         if pending is not None and self.trials:
             self._handle(pending)  # what has finished meanwhile is kept
-        programs.rest()
         self._put([], self._usage)
         return self._usage
 
@@ -189,23 +201,23 @@ class _Loop:
         found = self._take(sum(max(0, 2 * lanes - len(line.entries)) for line in self._fresh))
         self._more = bool(found)
         for trial in found:
+            cell, seed = trial
             self.trials[self._taken] = trial
-            min(self._fresh, key=lambda line: len(line.entries)).append(self._taken)
+            inputs = pack(self._experiment.inputs(cell), self._programs.names)
+            self._packed[self._taken] = self._experiment.key_data(cell, seed), inputs
+            # To the shortest, which is in turn where they are equal: every device has its share of the long ones.
+            min(self._fresh, key=lambda line: len(line.entries)).entries.append(self._taken)
             self._taken += 1
 
-    def _key(self, number: int) -> tuple[np.ndarray, list[float]]:
-        cell, seed = self.trials[number]
-        return self._experiment.key_data(cell, seed), pack(self._experiment.inputs(cell), self._programs.names)
-
     def _write_windows(self) -> None:
-        """New arrays where a line has changed; the device may still read the old ones."""
+        """New arrays where a window has run low; the device may still read the old ones."""
         slots = self._programs.layout.queue
-        if any(line.changed for line in self._fresh):
+        if any(line.low(slots) for line in self._fresh):
             queue = self._programs.no_queue()
             for shard, line in enumerate(self._fresh):
                 self._write(queue, shard, line, line.first(slots))
             self._queue = queue
-        if any(line.changed for line in self._back):
+        if any(line.low(slots) for line in self._back):
             returned = self._programs.no_returned()
             leaves = jax.tree.leaves(returned.state)
             for shard, line in enumerate(self._back):
@@ -220,15 +232,17 @@ class _Loop:
     def _write(self, queue: Queue, shard: int, line: _Line, numbers: list[int]) -> None:
         begin = shard * self._programs.layout.queue
         for slot, number in enumerate(numbers, begin):
-            queue.words[slot], queue.inputs[slot] = self._key(number)
+            queue.words[slot], queue.inputs[slot] = self._packed[number]
             queue.row[slot] = number
-        queue.base[shard], queue.end[shard] = line.base, line.base + len(numbers)
-        line.changed = False
+        line.end = line.base + len(numbers)
+        queue.base[shard], queue.end[shard] = line.base, line.end
 
     def _handle(self, outcome: Outcome) -> None:
+        begin = time.monotonic()
         waiting = np.asarray(outcome.waiting)
         # States are read only where one is handed over; reading waits for the segment.
         got: Outcome = jax.device_get(outcome._replace(state=outcome.state if waiting.any() else None))
+        self._waited += time.monotonic() - begin
         for lines, taken in ((self._fresh, got.fresh), (self._back, got.back)):
             for line, position in zip(lines, taken, strict=True):
                 line.advance(int(position))
@@ -237,34 +251,43 @@ class _Loop:
             self._report(int(got.row[lane]), got.report, lane, lost=bool(got.lost[lane]))
             for lane in np.flatnonzero(got.done)
         ]
+        handed = []
         if waiting.any():
             leaves = jax.tree.leaves(got.state)
             for lane in np.flatnonzero(waiting):
-                entry = _Waiting(int(got.row[lane]), [leaf[lane] for leaf in leaves], int(got.taken[lane]), 0)
-                self._wait(entry, int(got.size[lane]))
-        layout = self._programs.layout
-        spent = int(got.steps.sum()) * layout.lanes
+                row = int(got.row[lane])
+                handed.append(
+                    (_Waiting(row, [leaf[lane] for leaf in leaves], int(got.taken[lane])), int(got.size[lane]))
+                )
         self._usage = self._usage._replace(
             used=self._usage.used + int(got.used.sum()),
-            spent=self._usage.spent + spent,
+            spent=self._usage.spent + int(got.steps.sum()) * self._programs.layout.lanes,
             segments=self._usage.segments + 1,
-            running=len(self.trials),
-            programs=self._programs.compiled,
         )
         self._adapt(int(got.steps.max()))
+        self._pass_on(rows, handed)
+
+    def _pass_on(self, rows: list[Row], handed: list[tuple[_Waiting, int]]) -> None:
+        """Rows to the caller, then trials to the stage: rows are safe where one of these asks for what there is not."""
+        waits = sum(map(len, self._stage.values())) + sum(len(line.entries) for line in self._back)
+        self._usage = self._usage._replace(running=self._live + waits + len(handed), programs=self._programs.compiled)
         self._put(rows, self._usage)
+        for entry, size in handed:
+            self._wait(entry, size)
 
     def _adapt(self, steps: int) -> None:
-        now = time.monotonic()
-        seconds, self._read = now - self._read, now
-        if self._fixed is None:
+        # Only time spent on the device counts: a slow `put` must not shorten segments.
+        seconds, self._waited = self._waited, 0.0
+        if self._adaptive:
             if seconds > 2 * self._seconds:
                 self._steps = max(1, min(self._steps, steps) // 2)
             elif seconds < self._seconds / 2 and steps >= self._steps:
-                self._steps = min(2 * self._steps, _MOST_STEPS)
+                self._steps = min(2 * self._steps, self._most)
 
     def _report(self, number: int, report: dict[str, Any], lane: Any, *, lost: bool) -> Row:
         cell, seed = self.trials.pop(number)
+        del self._packed[number]
+        self._served.pop(number, None)
         values = {name: values[lane].item() for name, values in report.items()}
         if lost:
             values["status"] = int(Status.UNFINISHED)
@@ -286,7 +309,7 @@ class _Loop:
     def _serve_batch(self, rung: int, entries: list[_Waiting], batch: int) -> None:
         # A batch that is not full is filled with copies of its first trial: one shape, one program.
         filled = entries + entries[:1] * (batch - len(entries))
-        keys = [self._key(entry.number) for entry in filled]
+        keys = [self._packed[entry.number] for entry in filled]
         problem = self._programs.draw(
             np.stack([words for words, _ in keys]),
             np.array([inputs for _, inputs in keys], self._queue.inputs.dtype),
@@ -294,38 +317,38 @@ class _Loop:
         state = jax.tree.unflatten(self._tree, [np.stack(leaf) for leaf in zip(*(entry.state for entry in filled))])
         served: Served = jax.device_get(self._programs.serve(rung, problem, state))
         leaves = jax.tree.leaves(served.state)
-        rows = []
+        rows, handed = [], []
         for lane, entry in enumerate(entries):
-            entry = entry._replace(state=[leaf[lane] for leaf in leaves], serves=entry.serves + 1)
-            if served.done[lane] or entry.serves >= _MOST_SERVES:
+            entry = entry._replace(state=[leaf[lane] for leaf in leaves])
+            taken, serves = self._served.get(entry.number, (entry.taken, 0))
+            serves = serves + 1 if taken == entry.taken else 1
+            self._served[entry.number] = entry.taken, serves
+            if served.done[lane] or serves >= _MOST_SERVES:
                 rows.append(self._report(entry.number, served.report, lane, lost=not served.done[lane]))
             elif served.waiting[lane]:
-                self._wait(entry, int(served.size[lane]))
+                handed.append((entry, int(served.size[lane])))
             else:
-                min(self._back, key=lambda line: len(line.entries)).append(entry)
-        self._usage = self._usage._replace(stage_calls=self._usage.stage_calls + 1, running=len(self.trials))
-        self._put(rows, self._usage)
-        self._read = time.monotonic()  # the stage's time is not the segment's
+                min(self._back, key=lambda line: len(line.entries)).entries.append(entry)
+        self._usage = self._usage._replace(stage_calls=self._usage.stage_calls + 1)
+        self._pass_on(rows, handed)
 
 
 class _Line:
-    """Entries that wait for a lane of one device, from position `base` of all that ever waited."""
+    """Entries that wait for a lane of one device, from position `base` of all that ever waited; `end` is the window's."""
 
     def __init__(self) -> None:
         self.entries: deque[Any] = deque()
-        self.base = 0
-        self.changed = True
-
-    def append(self, entry: Any) -> None:
-        self.entries.append(entry)
-        self.changed = True
+        self.base = self.end = 0
 
     def advance(self, position: int) -> None:
         """Drop what is known to have been taken."""
         for _ in range(position - self.base):
             self.entries.popleft()
-        self.changed |= position != self.base
         self.base = position
+
+    def low(self, slots: int) -> bool:
+        """Whether the window shall be written again: half of it is taken, or none was full, and there is more to show."""
+        return self.base + len(self.entries) > self.end and self.end - self.base <= slots // 2
 
     def first(self, count: int) -> list[Any]:
         return [self.entries[place] for place in range(min(count, len(self.entries)))]

@@ -69,12 +69,13 @@ class Programs:
         stage = self.trial.stage
         if stage is not None and self._ahead is None:
             names = ["draw", *(("stage", rung) for rung in stage.ladder[:-1])]
+            same = _context()
 
             def compile_ahead() -> None:
                 for name in names:
                     if self._resting.is_set():
                         break
-                    with contextlib.suppress(Exception):  # who needs it is told
+                    with contextlib.suppress(Exception), same():  # who needs it is told
                         self._program(name)
                 self._ahead = None
 
@@ -144,20 +145,23 @@ class Programs:
         return None if self.layout.devices is None else jax.sharding.Mesh(np.array(self.layout.devices), (AXIS,))
 
     def _program(self, name: Any) -> Callable[..., Any]:
-        """The program; whoever asks first compiles it, others wait."""
-        with self._lock:
-            future = self._programs.get(name)
-            mine = future is None
-            if future is None:
-                future = self._programs[name] = Future()
-        if mine:
-            try:
-                future.set_result(self._compile(name))
-            except BaseException as error:
-                future.set_exception(error)
-                with self._lock:
-                    del self._programs[name]
-        return future.result()
+        """The program; whoever asks first compiles it, others wait, and try themselves if that fails."""
+        while True:
+            with self._lock:
+                future = self._programs.get(name)
+                mine = future is None
+                if future is None:
+                    future = self._programs[name] = Future()
+            if mine:
+                try:
+                    future.set_result(self._compile(name))
+                except BaseException as error:
+                    with self._lock:
+                        del self._programs[name]
+                    future.set_exception(error)
+                    raise
+            with contextlib.suppress(Exception):
+                return future.result()
 
     def _compile(self, name: Any) -> Callable[..., Any]:
         layout = self.layout
@@ -194,6 +198,42 @@ class Programs:
         return jax.jit(function, donate_argnums=donate).lower(*shapes).compile()
 
 
+def _context() -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """What opens, in another thread, the settings that this thread traces under."""
+    config: Any = jax.config
+    wide, promotion, rank = (
+        config.jax_enable_x64,
+        config.jax_numpy_dtype_promotion,
+        config.jax_numpy_rank_promotion,
+    )
+    precision, generator = config.jax_default_matmul_precision, config.jax_default_prng_impl
+
+    def same() -> contextlib.AbstractContextManager[Any]:
+        stack = contextlib.ExitStack()
+        wide_context: Any = jax.enable_x64 if hasattr(jax, "enable_x64") else vars(jax.experimental)["enable_x64"]
+        stack.enter_context(wide_context(wide))
+        stack.enter_context(jax.numpy_dtype_promotion(promotion))
+        stack.enter_context(jax.numpy_rank_promotion(rank))
+        stack.enter_context(jax.default_matmul_precision(precision))
+        stack.enter_context(jax.default_prng_impl(generator))
+        return stack
+
+    return same
+
+
 def pack(inputs: Mapping[str, float], names: Sequence[str]) -> list[float]:
-    """The inputs of a trial in the order of the names."""
-    return [inputs[name] for name in names]
+    """The inputs of a trial in the order of the names.
+
+    Raises:
+      ValueError: other names, or what is not a number.
+    """
+    if len(inputs) != len(names) or any(name not in inputs for name in names):
+        raise ValueError(
+            f"the inputs of a bucket's trials must have the same names: expected {', '.join(names)}, got "
+            f"{', '.join(inputs)}. Give every cell all of them."
+        )
+    values = [inputs[name] for name in names]
+    for name, value in zip(names, values, strict=True):
+        if isinstance(value, str | bytes) or not np.isscalar(value):
+            raise ValueError(f"an input of a trial must be a number: {name!r} is {value!r}. Make it one in `inputs`.")
+    return values

@@ -1,72 +1,40 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pruneft.status import Status
-from pruneft.sweep.lanes import Programs, batches, run_batch, stack_inputs
-from pruneft.trial import Bucket, Trial, run, wrap_key
-from tests.sweep.toy import TOY, resolve
-from tests.test_trial import TRIAL as STAGED
+from pruneft.sweep.lanes import Layout
+from tests.sweep.running import BUCKET, alone, around, assert_close, changed, many, programs_of, reports
+from tests.sweep.staged import AT_ONCE, BETWEEN
+from tests.sweep.toy import TOY, resolve, toy
+from tests.test_trial import TRIAL
 
-BUCKET = Bucket(sizes=(("n", 8),), static=(("mode", "plain"),))
 CELLS = [
-    resolve({"a": a, "b": b, "gain": gain}) for a, b, gain in ((2, 5, 0.5), (8, 10, 0.3), (4, 20, 1e3), (1, 3, 0.5))
+    resolve({"a": a, "b": b, "gain": gain}) for a, b, gain in ((2, 5, 0.5), (8, 10, 0.3), (4, 20, 1e3), (1, 150, 0.5))
 ]
-TRIALS = [(cell, seed) for cell in CELLS for seed in range(2)]
-
-
-def _inputs(trials=TRIALS):
-    keys = np.stack([TOY.key_data(cell, seed) for cell, seed in trials])
-    return keys, stack_inputs([TOY.inputs(cell) for cell, _ in trials], np.float32)
+TRIALS = [(cell, seed) for cell in CELLS for seed in range(15)]
 
 
 @functools.cache
-def _programs(lanes=8, segment_steps=60):
-    return Programs(TOY.trial(BUCKET), lanes, segment_steps)
+def _programs(lanes=4, queue=None):
+    return programs_of(TOY, TRIALS, lanes, queue=queue)
 
 
 @functools.cache
 def _reports():
-    return run_batch(_programs(), *_inputs())
+    return reports(_programs(), TOY, TRIALS)[0]
 
 
-def test_reports_of_a_batch_are_those_of_single_runs():
-    trial = TOY.trial(BUCKET)
-    draw, report = jax.jit(trial.draw), jax.jit(trial.report)
-    for (cell, seed), found in zip(TRIALS, _reports()):
-        numbers = {name: np.float32(value) for name, value in TOY.inputs(cell).items()}
-        problem = draw(wrap_key(TOY.key_data(cell, seed)), numbers)
-        alone = {name: value.item() for name, value in report(problem, run(trial, problem)).items()}
-        assert {**found, "value": 0} == {**alone, "value": 0}
-        np.testing.assert_allclose(found["value"], alone["value"], rtol=1e-5)
+def test_trials_report_in_lanes_what_they_report_alone():
+    assert_close(_reports(), alone(TOY, TRIALS))
 
 
-def test_the_batch_holds_short_long_and_broken_lanes():
+def test_lanes_meet_short_long_and_broken_trials():
     # Otherwise the comparisons here would compare little.
-    assert {report["status"] for report in _reports()} >= {Status.CONVERGED, Status.NOT_FINITE}
-    assert len({report["steps"] for report in _reports()}) > 3
-
-
-@pytest.mark.parametrize(("lanes", "segment_steps"), [(3, 7), (8, 1000)])
-def test_neither_lanes_nor_segments_change_a_bit(lanes, segment_steps):
-    programs, (keys, inputs) = _programs(lanes, segment_steps), _inputs()
-    found = []
-    for part in batches(len(TRIALS), lanes):
-        found += run_batch(programs, keys[part], {name: values[part] for name, values in inputs.items()})
-    assert repr(found) == repr(_reports())  # repr: NaN equals NaN, and every bit of a float counts
-
-
-def test_a_broken_lane_leaves_the_others_as_they_were():
-    good = [trial for trial in TRIALS if trial[0]["gain"] < 1]
-    expected = [report for trial, report in zip(TRIALS, _reports()) if trial[0]["gain"] < 1]
-    assert run_batch(_programs(), *_inputs(good)) == expected
-
-
-def test_a_batch_that_is_not_full_is_filled_and_reports_only_its_own():
-    assert run_batch(_programs(), *_inputs(TRIALS[:1])) == _reports()[:1]
+    assert {report["status"] for report in _reports()} == {Status.CONVERGED, Status.BUDGET_SPENT, Status.NOT_FINITE}
+    assert len({report["steps"] for report in _reports()}) > 10
 
 
 def test_reports_are_plain_numbers():
@@ -74,62 +42,133 @@ def test_reports_are_plain_numbers():
     assert kinds == {"status": int, "steps": int, "value": float, "success": bool}
 
 
-def test_a_batch_that_never_finishes_is_an_error():
-    endless = Trial(**{**TOY.trial(BUCKET).__dict__, "finished": lambda problem, state: state.step < 0})
-    with pytest.raises(RuntimeError, match="did not finish in 3 segments of 5 steps: its `finished` never became true"):
-        run_batch(Programs(endless, 2, 5), *_inputs(TRIALS[:2]), max_segments=3)
+@pytest.mark.parametrize("lookahead", [True, False])
+@pytest.mark.parametrize("segment_steps", [1, 10, 100, 1000, None])
+def test_neither_segments_nor_lookahead_change_a_bit(segment_steps, lookahead):
+    found, _ = reports(_programs(), TOY, TRIALS, segment_steps=segment_steps, lookahead=lookahead)
+    assert repr(found) == repr(_reports())  # repr: NaN equals NaN, and every bit of a float counts
 
 
-def test_a_program_is_traced_once_for_any_number_of_batches():
-    trial = TOY.trial(BUCKET)
-    traces = []
-
-    def step(problem, state):
-        traces.append(problem)
-        return trial.step(problem, state)
-
-    counted = Trial(**{**trial.__dict__, "step": step})
-    programs, (keys, inputs) = Programs(counted, 2, 50), _inputs()
-    for part in batches(len(TRIALS) - 1, 2):  # the last batch is not full
-        run_batch(programs, keys[part], {name: values[part] for name, values in inputs.items()})
-    assert len(traces) == 1
+@pytest.mark.parametrize("order", ["reversed", "shuffled"])
+def test_the_order_of_the_queue_changes_no_bit(order):
+    places = np.arange(len(TRIALS))[::-1] if order == "reversed" else np.random.default_rng(0).permutation(len(TRIALS))
+    found, _ = reports(_programs(), TOY, [TRIALS[place] for place in places])
+    assert repr([found[place] for place in np.argsort(places)]) == repr(_reports())
 
 
-def test_lanes_take_turns_and_are_staged_as_they_are_alone():
-    # Lanes ask for the stage at the same steps here, but one lane is far ahead of the other from the start.
-    trial = Trial(**{**STAGED.__dict__, "draw": lambda key, inputs: inputs["x"]})
-    starts = np.array([0.3, 0.31, 0.7])
-    late = Trial(
-        **{**trial.__dict__, "finished": lambda problem, state: state.step >= jnp.where(problem > 0.5, 17, 45)}
+@pytest.mark.parametrize("queue", [1, 2, 5])
+def test_windows_of_any_length_give_the_same_bits(queue):
+    # Shorter than the lanes they refill, so that every segment empties them.
+    for lookahead in (True, False):
+        found, _ = reports(_programs(queue=queue), TOY, TRIALS, lookahead=lookahead)
+        assert repr(found) == repr(_reports())
+
+
+@pytest.mark.parametrize("lanes", [1, 3, 16])
+def test_other_lane_counts_give_the_same_whole_numbers_and_floats_up_to_rounding(lanes):
+    assert_close(reports(_programs(lanes), TOY, TRIALS)[0], _reports())
+
+
+def test_a_broken_lane_leaves_the_others_as_they_were():
+    good = [trial for trial in TRIALS if trial[0]["gain"] < 1]
+    expected = [report for trial, report in zip(TRIALS, _reports(), strict=True) if trial[0]["gain"] < 1]
+    assert repr(reports(_programs(), TOY, good)[0]) == repr(expected)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5])
+def test_fewer_trials_than_lanes_or_hardly_more_are_all_reported(count):
+    assert repr(reports(_programs(), TOY, TRIALS[:count])[0]) == repr(_reports()[:count])
+
+
+STAGED = {"between": BETWEEN, "at once": AT_ONCE}
+
+
+@pytest.mark.parametrize(("kind", "lanes"), [("between", 4), ("at once", 3)])
+def test_lanes_take_turns_and_are_staged_as_they_are_alone(kind, lanes):
+    experiment, trials = around(STAGED[kind], kind), many(22)
+    programs = programs_of(experiment, trials, lanes)
+    found, usage = reports(programs, experiment, trials, segment_steps=13)
+    assert_close(found, alone(experiment, trials))
+    served = {report["served"] for report in found}
+    assert served == ({2, 22, 24, 244} & served if kind == "between" else {224, 2244})
+    assert len(served) > 1
+    assert max(report["turns"] for report in found) == 8
+    assert usage.stage_calls > 0
+    for options in ({"segment_steps": 1}, {"segment_steps": 1000, "lookahead": False}, {"segment_steps": None}):
+        assert repr(reports(programs, experiment, trials, **options)[0]) == repr(found)
+
+
+def test_the_staged_trial_of_the_contract_runs_in_lanes_as_alone():
+    # 45 steps of a chaotic recursion, in float64: a step too many, or in the wrong order, changes every digit.
+    def report(problem, state):
+        return {**TRIAL.report(problem, state), "turns": state.turns, "served": state.served}
+
+    experiment, trials = around(changed(TRIAL, report=report)), many(9)
+    found, _ = reports(programs_of(experiment, trials), experiment, trials, segment_steps=13)
+    assert_close(found, alone(experiment, trials), rtol=1e-7)
+    assert {(lane["turns"], lane["served"]) for lane in found} == {(6, 244)}
+
+
+def test_lanes_are_kept_busy_where_lengths_have_a_heavy_tail():
+    # 1024 trials of 390 steps in the mean and 20000 at most, in the order of their seeds: what is lost is the tail.
+    experiment = toy(cap=20_000)
+    trials = many(1024, **resolve({"a": 1, "b": 91.0}))
+    found, usage = reports(programs_of(experiment, trials, 16), experiment, trials, segment_steps=100)
+    lengths = np.array([report["steps"] for report in found])
+    assert usage.used == lengths.sum()
+    assert 350 < lengths.mean() < 450
+    assert lengths.max() == 20_000
+    assert usage.utilisation >= 0.6
+    batches = lengths.reshape(-1, 16)
+    assert (
+        lengths.sum() / (16 * batches.max(axis=1).sum()) < 0.5 * usage.utilisation
+    )  # each batch waits for its longest
+
+
+def test_a_state_without_arrays_is_finished_at_once():
+    experiment = around(
+        changed(
+            TOY.trial(BUCKET),
+            draw=lambda key, inputs: jax.random.uniform(key, (), jax.numpy.float32),
+            init=lambda problem: (),
+            step=lambda problem, state: state,
+            finished=lambda problem, state: problem >= 0,
+            report=lambda problem, state: {"status": jax.numpy.ones((), "int32"), "value": problem},
+        )
     )
-    trial = Trial(**{**late.__dict__, "report": lambda problem, state: {"status": state.turns, **state._asdict()}})
-    found = run_batch(Programs(trial, 4, 13), np.zeros((3, 2), np.uint32), {"x": starts})
-    for x, lane in zip(starts, found):
-        alone = run(trial, jnp.asarray(x))
-        assert (lane["step"], lane["turns"], lane["served"]) == (int(alone.step), int(alone.turns), int(alone.served))
-        np.testing.assert_allclose(lane["value"], float(alone.value), rtol=1e-6)
-    assert [lane["served"] for lane in found] == [244, 244, 2]
+    trials = many(9)
+    found, usage = reports(programs_of(experiment, trials), experiment, trials)
+    assert_close(found, alone(experiment, trials))
+    assert len({report["value"] for report in found}) == 9
+    assert (usage.used, usage.utilisation) == (0, None)
 
 
-def test_memory_bounds_the_number_of_lanes():
-    _, inputs = _inputs()
-    one_lane = 4 * (8 + 1 + 1) + 4 * 3  # problem: data, length, gain; state: step, left, value
-    programs = _programs()
-    assert programs.fit_memory(inputs, 8 * one_lane) is programs
-    assert programs.fit_memory(inputs, 3 * one_lane + 1).lanes == 3
-    assert programs.fit_memory(inputs, 1).lanes == 1
+def test_what_is_drawn_or_turned_beside_is_a_real_trial():
+    # A draw and a turn that never end on numbers that no trial has: a refill or a turn that is not full must not
+    # meet them.
+    def draw(key, inputs):
+        x = jax.lax.while_loop(lambda x: x == 0, lambda x: x * 2, inputs["x"])
+        return x.astype("int32"), jax.random.key_data(key)[0]
+
+    def turn(problem, state):
+        return state._replace(turns=jax.lax.while_loop(lambda n: n % 7 != 0, lambda n: n + 0, state.step) // 7)
+
+    def init(problem):
+        return BETWEEN.init((problem[0], jax.random.key(0)))
+
+    trial = changed(
+        BETWEEN, draw=draw, init=init, turn=turn, stage=None, finished=lambda problem, state: state.step >= problem[0]
+    )
+    experiment = around(trial)
+    trials = [({"x": float(x)}, 0) for x in (30, 9, 12, 50, 41)]
+    found, _ = reports(programs_of(experiment, trials, 8), experiment, trials)
+    assert [report["step"] for report in found] == [30, 9, 12, 50, 41]
+    assert [report["turns"] for report in found] == [4, 1, 1, 7, 5]
 
 
-@pytest.mark.parametrize(("count", "lanes"), [(0, 3), (1, 3), (3, 3), (7, 3), (7, 1)])
-def test_batches_cover_every_trial_once_in_order(count, lanes):
-    parts = list(batches(count, lanes))
-    assert [i for part in parts for i in range(count)[part]] == list(range(count))
-    assert all(1 <= part.stop - part.start <= lanes for part in parts)
-
-
-def test_inputs_are_stacked_by_name():
-    stacked = stack_inputs([{"x": 1, "y": 0.5}, {"x": 2, "y": 0.25}], np.float32)
-    assert {name: (values.tolist(), values.dtype.name) for name, values in stacked.items()} == {
-        "x": ([1.0, 2.0], "float32"),
-        "y": ([0.5, 0.25], "float32"),
-    }
+def test_a_layout_follows_the_lanes():
+    assert Layout.of(8) == Layout(lanes=8, chunk=4, queue=32, batch=8)
+    assert Layout.of(1) == Layout(lanes=1, chunk=1, queue=32, batch=1)
+    assert Layout.of(64).queue == 256  # at most half is taken before the host has written the next
+    assert Layout.of(4, ["a"]).shards == 1
+    assert Layout.of(4, ["a", "b"]).shards == 2
