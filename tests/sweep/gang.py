@@ -102,5 +102,3 @@ def wait_until(true: Callable[[], Any], seconds: float, what: str) -> float:
         assert time.monotonic() - begin < seconds, f"{what} took more than {seconds} s"
         time.sleep(0.02)
     return time.monotonic() - begin
-
-
