@@ -5,11 +5,12 @@ Work travels as JSON: an experiment by name, a bucket, cells and seeds. Nothing 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
-import pickle
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from pruneft.sweep.plan import Planned, Task
 from pruneft.trial import Bucket, Experiment
 
 _TELL_SECONDS = 0.2
+_PARENT_SECONDS = 0.5
 
 
 def find_place(experiment: Experiment) -> str | None:
@@ -35,7 +37,9 @@ def find_place(experiment: Experiment) -> str | None:
 
 
 def spec_of(place: str, bucket: Bucket, trials: Sequence[Planned], settings: Sequence[Any]) -> str:
-    """A task as JSON."""
+    """A task as JSON; JAX's 64-bit mode goes with it, because it decides the dtype of what a trial leaves open."""
+    import jax
+
     return json.dumps(
         {
             "place": place,
@@ -43,15 +47,17 @@ def spec_of(place: str, bucket: Bucket, trials: Sequence[Planned], settings: Seq
             "static": bucket.static,
             "trials": [[dict(cell), seed] for cell, seed in trials],
             "settings": list(settings),
+            "x64": bool(jax.config.jax_enable_x64),  # type: ignore[attr-defined]
         }
     )
 
 
-def work(spec: str) -> str:
+def work(spec: str, attempt: int = 0) -> str:
     """Run a task and return its rows; the function that executors are given.
 
     Args:
       spec: from `spec_of`.
+      attempt: makes this call another one than those before, for executors that know calls by their arguments.
 
     Returns:
       JSON: ``rows`` [[cell, seed, report], …] and ``usage``.
@@ -60,11 +66,14 @@ def work(spec: str) -> str:
       ValueError: the experiment cannot be imported here.
       TrialError: see `pruneft.sweep.local.run_tasks`.
     """
+    import jax
+
     from pruneft.sweep.local import Settings, run_tasks
 
     task = json.loads(spec)
     settings = Settings(*task["settings"])
-    _set_precision(settings.dtype)
+    if jax.config.jax_enable_x64 != task["x64"]:  # type: ignore[attr-defined]
+        jax.config.update("jax_enable_x64", task["x64"])
     experiment = load_place(task["place"])
     bucket = _bucket(task["sizes"], task["static"])
     rows: list[Row] = []
@@ -97,45 +106,62 @@ def load_place(place: str) -> Experiment:
     return found
 
 
-def serve(connection: Connection) -> None:
+def ping() -> str:
+    """Whether a worker is able to work at all: it has imported JAX and found a device."""
+    import jax
+
+    return str(jax.devices()[0].platform)
+
+
+def serve(connection: Connection, number: int) -> None:
     """Ask for buckets and trials, and send rows, until there is nothing left to do or the caller has gone."""
     from pruneft.sweep.local import Settings, run_bucket
 
     teller = _Teller(connection)
     ask = teller.ask
-
     try:
-        place, values = ask("hello", os.getpid())
+        place, values = ask("hello", number)
         settings = Settings(*values)
-        _set_precision(settings.dtype)
         experiment = load_place(place)
         while (task := ask("bucket")) is not None:
             sizes, static, trials = task
             teller.stop = False
             bucket = _bucket(sizes, static)
-            run_bucket(experiment, bucket, trials, settings, teller.take, teller.put, lambda: teller.stop)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the caller has gone; what it has acknowledged is on its disk
+            usage = run_bucket(experiment, bucket, trials, settings, teller.take, teller.put, lambda: teller.stop)
+            teller.before += usage._replace(running=0)
     except Exception as error:
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:
-            error = RuntimeError(f"{type(error).__name__}: {error}")
-        connection.send(("failed", error, traceback.format_exc()))
-        connection.recv()
+        if teller.alone:
+            return  # what the caller has acknowledged is on its disk
+        # As text: the caller may not be able to import the class of the error.
+        kinds = [
+            kind.__name__
+            for kind in type(error).__mro__
+            if kind.__name__ in ("TrialError", "MemoryError", "ValueError")
+        ]
+        name = kinds[0] if kinds else type(error).__name__
+        with contextlib.suppress(EOFError, OSError):
+            ask("failed", name, str(error), traceback.format_exc())
 
 
 class _Teller:
     """A worker's side of the conversation."""
 
     def __init__(self, connection: Connection) -> None:
+        from pruneft.sweep.loop import Usage
+
         self._connection = connection
         self._told = 0.0
         self.stop = False
+        self.alone = False  # the caller has gone
+        self.before = Usage()  # of the buckets before this one
 
     def ask(self, *message: Any) -> Any:
-        self._connection.send(message)
-        return self._connection.recv()
+        try:
+            self._connection.send(message)
+            return self._connection.recv()
+        except (EOFError, OSError):
+            self.alone = True
+            raise
 
     def take(self, count: int) -> Sequence[Planned]:
         found: Sequence[Planned] = self.ask("take", count)
@@ -144,7 +170,7 @@ class _Teller:
     def put(self, rows: list[Row], usage: Any) -> None:
         # Rows at once; without any, often enough for progress and for a stop.
         if rows or time.monotonic() - self._told > _TELL_SECONDS:
-            self.stop = self.ask("rows", [tuple(row) for row in rows], tuple(usage))
+            self.stop = self.ask("rows", [tuple(row) for row in rows], tuple(self.before + usage))
             self._told = time.monotonic()
 
 
@@ -154,16 +180,21 @@ def _bucket(sizes: Sequence[Sequence[Any]], static: Sequence[Sequence[str]]) -> 
     )
 
 
-def _set_precision(dtype: str) -> None:
-    import jax
-
-    if dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
-        jax.config.update("jax_enable_x64", True)
-
-
 def main() -> int:
-    """A worker process; its place and the caller's address come through the environment."""
-    address = os.environ["PRUNEFT_WORKER_ADDRESS"]
-    with Client(address, authkey=bytes.fromhex(os.environ.pop("PRUNEFT_WORKER_KEY"))) as connection:
-        serve(connection)
+    """A worker process; its number and the caller's address come through the environment."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), name="pruneft-parent", daemon=True).start()
+    address, number = os.environ["PRUNEFT_WORKER_ADDRESS"], int(os.environ["PRUNEFT_WORKER_NUMBER"])
+    try:
+        connection = Client(address, authkey=bytes.fromhex(os.environ.pop("PRUNEFT_WORKER_KEY")))
+    except (EOFError, OSError):
+        return 1  # the caller has gone
+    with connection:
+        serve(connection, number)
     return 0
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the caller has gone, even in the middle of a compilation or of a long stage."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_SECONDS)
+    os._exit(1)

@@ -1,0 +1,104 @@
+"""What the tests of workers share: tasks of the toy and of its troubles, runs that collect rows, and a look at processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pruneft.sweep.ledger import Row
+from pruneft.sweep.local import Settings, run_tasks
+from pruneft.sweep.loop import Usage
+from pruneft.sweep.plan import Planned, Task, plan
+from pruneft.trial import Experiment
+from tests.sweep.toy import TOY, resolve
+from tests.sweep.troubles import TROUBLES
+
+TOY_PLACE = "tests.sweep.toy:TOY"
+TROUBLES_PLACE = "tests.sweep.troubles:TROUBLES"
+# Segments of a fixed length, few lanes: programs that compile soon, and several segments for each trial.
+SETTINGS = Settings(dtype="float32", lanes=4, segment_steps=100)
+
+
+def trials_of(gains: Sequence[float], seeds: int, a: Sequence[int] = (4,)) -> list[Planned]:
+    """Every gain and size with so many seeds."""
+    return [(resolve({"gain": gain, "a": size}), seed) for size in a for gain in gains for seed in range(seeds)]
+
+
+def tasks_of(trials: Sequence[Planned], experiment: Experiment = TROUBLES) -> list[Task]:
+    """A plan with a bucket for every size."""
+    return list(plan(experiment, trials, dtype="float32", compile_seconds=0.0))
+
+
+class Kept:
+    """A ``put`` that keeps what it is given; `then` is called after each row."""
+
+    def __init__(self, then: Callable[[Kept], None] = lambda kept: None) -> None:
+        self.rows: list[Row] = []
+        self.usage = Usage()
+        self._then = then
+
+    def __call__(self, rows: list[Row], usage: Usage) -> None:
+        self.usage = usage
+        for row in rows:
+            self.rows.append(row)
+            self._then(self)
+
+    def reports(self) -> dict[tuple[float, int, int], dict[str, Any]]:
+        """(gain, a, seed) -> report; raises where a trial is there twice."""
+        found = {(row.cell["gain"], row.cell["a"], row.seed): dict(row.report) for row in self.rows}
+        assert len(found) == len(self.rows), "a row came twice"
+        return found
+
+
+def alone(trials: Sequence[Planned], experiment: Experiment = TOY) -> dict[tuple[float, int, int], dict[str, Any]]:
+    """The reports of one process; of the toy, which computes what its troubles compute."""
+    kept = Kept()
+    run_tasks(experiment, tasks_of(trials, experiment), SETTINGS, kept, lambda: False)
+    return kept.reports()
+
+
+def never() -> bool:
+    """Do not stop."""
+    return False
+
+
+def children(of: int | None = None) -> dict[int, str]:
+    """Process id -> state of the children of a process, zombies (Z) included."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == (of or os.getpid()):
+                found[int(stat.parent.name)] = state
+    return found
+
+
+def workers_below(of: int) -> set[int]:
+    """Process ids of the workers that a process has started."""
+    found = set()
+    for one in children(of):
+        with contextlib.suppress(OSError):
+            if b"pruneft.sweep.worker" in Path(f"/proc/{one}/cmdline").read_bytes():
+                found.add(one)
+    return found
+
+
+def is_alive(process: int) -> bool:
+    """Whether there is such a process that still runs."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(true: Callable[[], Any], seconds: float, what: str) -> float:
+    """Wait for something to become true; returns how long it took."""
+    begin = time.monotonic()
+    while not true():
+        assert time.monotonic() - begin < seconds, f"{what} took more than {seconds} s"
+        time.sleep(0.02)
+    return time.monotonic() - begin
