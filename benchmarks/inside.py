@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +24,7 @@ from pruneft.trial import Bucket
 
 # Steps of a timed segment; with the one before it less than the first attempt of a trial, so that no lane stops.
 _STEPS = 480
+_PATIENCE = 300.0
 Shape = Sequence[int]  # n, d, k, lanes
 
 
@@ -67,27 +70,36 @@ def speeds(shapes: Sequence[Shape], rounds: int) -> list[float]:
     return [statistics.median(times) for times in zip(*found, strict=True)]
 
 
-def sustained(shapes: Sequence[Shape], seconds: float, at: float) -> list[float]:
-    """Seconds of a lane-step at each shape, which is run for so many seconds; all begin at the same time by the clock.
+def sustained(shapes: Sequence[Shape], seconds: float, meet: str, among: int) -> list[float]:
+    """Seconds of a lane-step at each shape, each run for so many seconds by ``among`` processes at the same time.
 
     Args:
       shapes: as in `speeds`.
       seconds: for each shape.
-      at: `time.monotonic` at which the first begins, by when everything must be compiled.
+      meet: an empty folder in which the processes wait for one another.
+      among: how many there are.
     """
     every = [_Segments(shape) for shape in shapes]
     for one in every:
         one.time()
-    if time.monotonic() > at:
-        raise RuntimeError("the programs were not ready in time: raise `at`.")
     found = []
     for place, one in enumerate(every):
-        time.sleep(max(0.0, at + place * (seconds + 0.2) - time.monotonic()))
+        _wait_for_others(Path(meet), place, among)
+        end = time.monotonic() + seconds
         taken = []
-        while time.monotonic() < at + place * (seconds + 0.2) + seconds:
+        while time.monotonic() < end:
             taken.append(one.time())
         found.append(statistics.median(taken))
     return found
+
+
+def _wait_for_others(meet: Path, place: int, among: int) -> None:
+    (meet / f"{place}-{os.getpid()}").touch()
+    end = time.monotonic() + _PATIENCE
+    while len(list(meet.glob(f"{place}-*"))) < among:
+        if time.monotonic() > end:
+            raise RuntimeError(f"another process did not come within {_PATIENCE} s: see what it says above.")
+        time.sleep(0.002)
 
 
 def toy(ways: Sequence[tuple[int, int | None, bool]], rounds: int, trials: int) -> list[dict[str, float]]:

@@ -16,7 +16,7 @@ from pruneft.trial import Axis, Bucket, Experiment, Trial
 
 SIZE = 32
 LONGEST = 20_000
-SHORTEST = 80.0
+SHORTEST = 90.0
 EXPONENT = 1.2
 
 
