@@ -20,7 +20,8 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 PARTS = {
     "gradient": "One gradient step",
     "recovery": "One recovery against peers",
-    "sweep": "A grid by the sweep engine and by a plain loop",
+    "sweep": "Two grids by the sweep engine and without it",
+    "engine": "The sweep engine from inside",
     "ledger": "The ledger of a sweep",
     "adaptive": "Adaptive allocation against a uniform grid",
 }
