@@ -252,12 +252,11 @@ def _musts(
 ) -> Table:
     best = min(rivals, key=lambda lanes: again(rivals[lanes]))
     least = again(rivals[best])
-    one, default = again(warm[1]), again(warm[None])
-    two = min(again(warm[2]), default)
+    one, two = again(warm[1]), again(warm[2])
     first, kept = loop[0].since_start, again(loop)
     use = warm[1][-1].value
     rows = [
-        _must("(a) cold / engine compiled, one process, in one process", first / one, 15, "x", above=True),
+        _must("(a) cold / engine compiled, one process", first / one, 15, "x", above=True),
         _must("(a) compiled / engine compiled, one process", kept / one, 15, "x", above=True),
         _must("(a) cold / engine compiled, two processes", first / two, 15, "x", above=True),
         _must("(a) compiled / engine compiled, two processes", kept / two, 15, "x", above=True),
