@@ -21,7 +21,9 @@ PARTS = {
     "gradient": "One gradient step",
     "recovery": "One recovery against peers",
     "sharded": "One problem over several devices",
-    "sweep": "A grid by the sweep engine and by a plain loop",
+    "sweep": "Two grids by the sweep engine and without it",
+    "engine": "The sweep engine from inside",
+    "executors": "Workers and executors",
     "ledger": "The ledger of a sweep",
     "adaptive": "Adaptive allocation against a uniform grid",
 }
