@@ -33,6 +33,9 @@ def _run_together(commands, folder, flags=""):
         "JAX_ENABLE_X64": "1",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # they compile much and compute little
         "XLA_FLAGS": flags,
+        # Threads of XLA's pools. Devices that wait for one another in a collective hold a thread each, and on a machine with
+        # few cores the pools are too small for eight of them: now and then all wait for ever.
+        "NPROC": "32",
     }
     outs = [folder / f"{i}.json" for i in range(len(commands))]
     logs = [folder / f"{i}.log" for i in range(len(commands))]
