@@ -21,6 +21,7 @@ PARTS = {
     "gradient": "One gradient step",
     "recovery": "One recovery against peers",
     "sweep": "A grid by the sweep engine and by a plain loop",
+    "executors": "Processes and executors",
     "ledger": "The ledger of a sweep",
     "adaptive": "Adaptive allocation against a uniform grid",
 }
