@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pruneft.sweep.ledger import Row
 from pruneft.sweep.local import Settings, run_tasks
 from pruneft.sweep.loop import Usage
@@ -33,6 +35,9 @@ def tasks_of(trials: Sequence[Planned], experiment: Experiment = TROUBLES) -> li
     return list(plan(experiment, trials, dtype="float32", compile_seconds=0.0))
 
 
+Reports = dict[tuple[float, int, int], dict[str, Any]]
+
+
 class Kept:
     """A ``put`` that keeps what it is given; `then` is called after each row."""
 
@@ -47,18 +52,34 @@ class Kept:
             self.rows.append(row)
             self._then(self)
 
-    def reports(self) -> dict[tuple[float, int, int], dict[str, Any]]:
+    def reports(self) -> Reports:
         """(gain, a, seed) -> report; raises where a trial is there twice."""
         found = {(row.cell["gain"], row.cell["a"], row.seed): dict(row.report) for row in self.rows}
         assert len(found) == len(self.rows), "a row came twice"
         return found
 
 
-def alone(trials: Sequence[Planned], experiment: Experiment = TOY) -> dict[tuple[float, int, int], dict[str, Any]]:
+def alone(trials: Sequence[Planned], experiment: Experiment = TOY) -> Reports:
     """The reports of one process; of the toy, which computes what its troubles compute."""
     kept = Kept()
     run_tasks(experiment, tasks_of(trials, experiment), SETTINGS, kept, lambda: False)
     return kept.reports()
+
+
+def agree(found: Reports, expected: Reports, *, part: bool = False) -> bool:
+    """Whether they are the same trials, or part of them, with the same reports.
+
+    ``value`` may differ in its last digits: processes whose compilers have other settings add in another order.
+    """
+    if not (found.keys() <= expected.keys() if part else found.keys() == expected.keys()):
+        return False
+    for trial, report in found.items():
+        other = expected[trial]
+        if {**report, "value": 0} != {**other, "value": 0}:
+            return False
+        if not np.allclose(report["value"], other["value"], rtol=1e-5, atol=1e-6, equal_nan=True):
+            return False
+    return True
 
 
 def never() -> bool:

@@ -4,7 +4,7 @@ import signal
 import pytest
 
 from pruneft.sweep import Ledger, make_grid, sweep
-from tests.sweep.gang import SETTINGS, TROUBLES_PLACE, Kept, alone, never, tasks_of, trials_of
+from tests.sweep.gang import SETTINGS, TROUBLES_PLACE, Kept, agree, alone, never, tasks_of, trials_of
 from tests.sweep.toy import TOY
 from tests.sweep.troubles import GOOD, SLOW
 
@@ -43,7 +43,10 @@ def test_a_sweep_on_dask_is_that_of_one_process(client, tmp_path):
     rows = []
     for name in ("dask", "alone"):
         with Ledger.open(tmp_path / name / "ledger.sqlite", read_only=True) as ledger:
-            rows.append(sorted(ledger.rows(), key=repr))
+            rows.append(sorted(ledger.rows(), key=lambda row: (row["a"], row["seed"])))
+    for rows_ in rows:
+        for row in rows_:
+            row["value"] = pytest.approx(row["value"], rel=1e-5, abs=1e-6) if rows_ is rows[0] else row["value"]
     assert rows[0] == rows[1]
 
 
@@ -60,4 +63,4 @@ def test_a_dask_worker_killed_in_mid_run_costs_no_row_and_doubles_none(client):
     kept = Kept(kill)
     run_on_executor(client.get_executor(), TROUBLES_PLACE, tasks_of(trials), SETTINGS, kept, never)
     assert len(killed) == 1
-    assert kept.reports() == alone(trials)
+    assert agree(kept.reports(), alone(trials))

@@ -13,7 +13,7 @@ from pruneft.sweep import executors as machinery
 from pruneft.sweep.executors import ExecutorFailed, check_place, run_on_executor
 from pruneft.sweep.local import TrialError
 from pruneft.sweep.worker import find_place, ping
-from tests.sweep.gang import SETTINGS, TOY_PLACE, TROUBLES_PLACE, Kept, alone, never, tasks_of, trials_of
+from tests.sweep.gang import SETTINGS, TOY_PLACE, TROUBLES_PLACE, Kept, agree, alone, never, tasks_of, trials_of
 from tests.sweep.toy import TOY, toy
 from tests.sweep.troubles import GOOD, KILLS, KILLS_ONCE, RAISES, SLOW, WHERE
 
@@ -76,7 +76,7 @@ def test_threads_give_the_rows_of_one_process(expected):
     with ThreadPoolExecutor(2) as pool:
         kept, usage = _run(pool)
         assert pool.submit(int, "7").result() == 7  # it is the caller's, and stays open
-    assert kept.reports() == expected
+    assert agree(kept.reports(), expected)
     assert usage.used == sum(report["steps"] for report in expected.values())
 
 
@@ -89,7 +89,10 @@ def test_a_sweep_on_a_spawning_pool_is_that_of_one_process(tmp_path):
     rows = []
     for name in ("pool", "alone"):
         with Ledger.open(tmp_path / name / "ledger.sqlite", read_only=True) as ledger:
-            rows.append(sorted(ledger.rows(), key=repr))
+            rows.append(sorted(ledger.rows(), key=lambda row: (row["a"], row["seed"])))
+    for rows_ in rows:
+        for row in rows_:
+            row["value"] = pytest.approx(row["value"], rel=1e-5, abs=1e-6) if rows_ is rows[0] else row["value"]
     assert rows[0] == rows[1]
 
 
@@ -115,7 +118,7 @@ def test_an_executor_that_the_run_made_is_closed_by_it(expected):
         return made[-1]
 
     kept, _ = _run(make)
-    assert kept.reports() == expected
+    assert agree(kept.reports(), expected)
     assert [one.closed for one in made] == [True]
 
 
@@ -125,7 +128,7 @@ def test_a_real_pool_that_breaks_is_made_again(tmp_path, monkeypatch):
     with _spawn() as pool:
         kept, _ = _run(pool, trials, TROUBLES_PLACE)
     assert (tmp_path / "killed").exists()
-    assert kept.reports() == alone(trials)
+    assert agree(kept.reports(), alone(trials))
 
 
 def _deadly(bad, error=BrokenProcessPool):
@@ -239,7 +242,7 @@ def test_rows_that_come_twice_or_belong_to_nobody_do_not_count(expected):
         return json.dumps({**result, "rows": [*result["rows"], *strange, *result["rows"]]})
 
     kept, _ = _run(Fake(answer))
-    assert kept.reports() == expected
+    assert agree(kept.reports(), expected)
 
 
 def test_an_answer_without_some_trials_is_an_error_and_the_rest_is_kept():
@@ -272,7 +275,7 @@ def test_a_task_that_is_cancelled_by_others_goes_out_again(expected):
             return super().submit(function, *args)
 
     kept, _ = _run(Forgetful())
-    assert kept.reports() == expected
+    assert agree(kept.reports(), expected)
 
 
 def test_a_task_that_is_always_cancelled_is_an_error_and_not_lost():
@@ -307,7 +310,7 @@ def test_an_answer_that_comes_after_its_pool_broke_counts_once(expected):
     late.start()
     kept, _ = _run(make)
     late.join(20)
-    assert kept.reports() == expected
+    assert agree(kept.reports(), expected)
 
 
 def test_an_error_of_a_trial_reaches_the_caller_and_what_is_finished_is_kept():
@@ -315,7 +318,7 @@ def test_an_error_of_a_trial_reaches_the_caller_and_what_is_finished_is_kept():
         kept = Kept()
         with pytest.raises(TrialError, match="this trial is of no use"):
             _run(pool, trials_of((GOOD,), 8) + trials_of((RAISES,), 1), TROUBLES_PLACE, kept)
-    assert kept.reports().items() <= alone(trials_of((GOOD,), 8)).items()
+    assert agree(kept.reports(), alone(trials_of((GOOD,), 8)), part=True)
 
 
 def test_an_unknown_error_names_its_kind():
@@ -332,7 +335,7 @@ def test_a_stop_cancels_what_has_not_begun_and_keeps_what_comes_back():
         )
         assert pool._work_queue.empty() or all(item.future.cancelled() for item in list(pool._work_queue.queue) if item)
     assert 0 < len(kept.rows) < 64
-    assert kept.reports().items() <= alone(trials).items()
+    assert agree(kept.reports(), alone(trials), part=True)
 
 
 def test_an_experiment_without_a_name_says_what_to_do(tmp_path):
@@ -359,4 +362,4 @@ def test_a_trial_that_kills_a_real_pool_is_the_only_one_lost():
     kept, _ = _run(_spawn, good + trials_of((KILLS,), seeds=1), TROUBLES_PLACE)
     reports = kept.reports()
     assert reports.pop((KILLS, 4, 0)) == {"status": Status.WORKER_LOST}
-    assert reports == alone(good)
+    assert agree(reports, alone(good))
