@@ -11,7 +11,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,8 @@ def engine(grid: str, processes: int | None, seeds: int | None = None) -> dict[s
     def on_progress(progress: Progress) -> None:
         told["workers"] = progress.workers
 
-    write, Ledger.write = Ledger.write, plain_write  # type: ignore[method-assign]
+    write: Any = Ledger.write
+    Ledger.write = plain_write  # type: ignore[method-assign, assignment]
     try:
         with tempfile.TemporaryDirectory() as directory:
             begin = time.monotonic()
@@ -147,7 +148,12 @@ def bench_grid(contestant: str, benchmark: Any) -> None:
         with tempfile.TemporaryDirectory() as directory:
             sweep(RECOVERY, grid, Path(directory) / "run", processes=1)
 
-    run = {"engine": by_engine, "plain loop": lambda: loop(which, 2), "batches of 8": rival}[contestant]
+    contestants: dict[str, Callable[[], Any]] = {
+        "engine": by_engine,
+        "plain loop": lambda: loop(which, 2),
+        "batches of 8": rival,
+    }
+    run = contestants[contestant]
     run()
     benchmark.pedantic(run, rounds=2)
 
