@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.random import threefry_2x32
+from jax.extend.random import threefry2x32_p
 from jaxtyping import Array, Float
 
 _ROW_BITS = 24
@@ -50,26 +50,39 @@ def normals(key: Array, *blocks: Block) -> list[Float[Array, "..."]]:
     words = jax.random.key_data(key)
     if words.shape[-1] != 2:
         words = jax.random.bits(key, (2,), jnp.uint32)
+    for block in blocks:
+        _check(block)
     # A hash gives two numbers, so it makes neighbouring columns together.
     shapes = [(block.streams or 1, block.rows, (block.columns + 1) // 2) for block in blocks]
-    rows, columns = [], []
-    for block, shape in zip(blocks, shapes, strict=True):
-        _check(block)
-        # Stream 0 begins behind the counters that jax.random itself would use with this key.
-        stream = (jnp.arange(shape[0], dtype=jnp.uint32) + jnp.uint32(block.stream + 1)) << _ROW_BITS
-        row = stream[:, None] + jnp.arange(shape[1], dtype=jnp.uint32)
-        rows.append(jnp.broadcast_to(row[..., None], shape).reshape(-1))
-        columns.append(jnp.broadcast_to(jnp.arange(shape[2], dtype=jnp.uint32), shape).reshape(-1))
-    count = sum(math.prod(shape) for shape in shapes)
-    bits = threefry_2x32(words, jnp.concatenate([*rows, *columns]))
-    values = _normal(jnp.stack([bits[:count], bits[count:]], axis=-1))
-    drawn, begin = [], 0
-    for block, shape in zip(blocks, shapes, strict=True):
-        end = begin + math.prod(shape)
-        part = values[begin:end].reshape(*shape[:2], 2 * shape[2])[..., : block.columns]
+    counters = [_counters(block, shape) for block, shape in zip(blocks, shapes, strict=True)]
+    if len(blocks) == 1:  # in its own shape, whose rows a partitioner can split over devices
+        hashed = [_hash(words, *counters[0])]
+    else:
+        together = _hash(words, *(jnp.concatenate([each.reshape(-1) for each in part]) for part in zip(*counters)))
+        hashed, begin = [], 0
+        for shape in shapes:
+            hashed.append(together[begin : begin + math.prod(shape)].reshape(*shape, 2))
+            begin += math.prod(shape)
+    drawn = []
+    for block, shape, pairs in zip(blocks, shapes, hashed, strict=True):
+        part = pairs.reshape(*shape[:2], 2 * shape[2])[..., : block.columns]
         drawn.append(part[0] if block.streams is None else part)
-        begin = end
     return drawn
+
+
+def _counters(block: Block, shape: tuple[int, int, int]) -> tuple[Array, Array]:
+    """What is hashed for every pair of numbers: the row within its stream, and the column."""
+    # Stream 0 begins behind the counters that jax.random itself would use with this key.
+    stream = (jnp.arange(shape[0], dtype=jnp.uint32) + jnp.uint32(block.stream + 1)) << _ROW_BITS
+    row = stream[:, None] + jnp.arange(shape[1], dtype=jnp.uint32)
+    column = jnp.arange(shape[2], dtype=jnp.uint32)
+    return jnp.broadcast_to(row[..., None], shape), jnp.broadcast_to(column, shape)
+
+
+def _hash(words: Array, rows: Array, columns: Array) -> Array:
+    """Two standard normal numbers for every pair of counters, along a new last axis."""
+    first, second = threefry2x32_p.bind(words[0], words[1], rows, columns)
+    return _normal(jnp.stack([first, second], axis=-1))
 
 
 def _check(block: Block) -> None:

@@ -21,8 +21,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
+from pruneft.random import normals
 from pruneft.sensing import lane as lanes
-from pruneft.sensing.draw import Instance, draw_instance
+from pruneft.sensing.draw import Instance, instance_blocks, make_instance
 from pruneft.sensing.operator import Gram, PackedOperator
 
 Axis = str | tuple[str, ...] | None
@@ -276,7 +277,9 @@ def draw_split(
 
     def draw(data: Array) -> Instance:
         known = jax.random.wrap_key_data(data, impl=implementation)
-        return draw_instance(known, n=padded, d=d, r=r, live_n=n, **law)
+        # A call of the generator for each block: in one call they would be one long vector, which does not split by rows.
+        blocks = (normals(known, block)[0] for block in instance_blocks(padded, d))
+        return make_instance(*blocks, r=r, live_n=n, **law)
 
     whole = NamedSharding(sharding.mesh, PartitionSpec())
     places = Instance(operator=PackedOperator(sharding), y=sharding, truth=whole, factor=whole)  # type: ignore[arg-type]
