@@ -209,12 +209,12 @@ class Lanes:
 
         def go_on(loop: tuple[Array, PyTree, Array, Array, Array]) -> Array:
             steps, _, _, run, _ = loop
-            return (steps < limits[0]) & jnp.any(run) & (jnp.sum(live & ~run) < limits[1])
+            return (steps < limits[0]) & jnp.any(run) & (jnp.sum(live & ~run, dtype=jnp.int32) < limits[1])
 
         def advance(loop: tuple[Array, PyTree, Array, Array, Array]) -> tuple[Array, PyTree, Array, Array, Array]:
             steps, state, taken, run, used = loop
             state = trees.where(run, jax.vmap(trial.step)(problem, state), state)
-            taken = taken + run
+            taken = taken + run.astype(jnp.int32)
             return steps + 1, state, taken, running(state, taken), used + jnp.sum(run, dtype=jnp.int32)
 
         zero = jnp.zeros((), jnp.int32)
