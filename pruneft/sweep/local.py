@@ -14,6 +14,7 @@ import numpy as np
 from pruneft.sweep.cost import lane_cost
 from pruneft.sweep.device import choose_lanes, this_device
 from pruneft.sweep.lanes import Layout
+from pruneft.sweep.ledger import Row
 from pruneft.sweep.loop import OutOfMemory, Put, Take, Usage, run_lanes
 from pruneft.sweep.plan import Planned, Task
 from pruneft.sweep.programs import Programs
@@ -98,15 +99,28 @@ def run_bucket(
 
     Raises:
       TrialError: see `run_tasks`.
+      Exception: whatever ``take`` and ``put`` raise, as it is.
     """
     again: list[Planned] = []
+    theirs: list[Exception] = []  # what the caller's functions raised, which is none of the trial's
 
     def take_again(count: int) -> Sequence[Planned]:
         if again:
             taken = again[:count]
             del again[:count]
             return taken
-        return take(count)
+        try:
+            return take(count)
+        except Exception as error:
+            theirs.append(error)
+            raise
+
+    def put_through(rows: list[Row], usage: Usage) -> None:
+        try:
+            put(rows, usage)
+        except Exception as error:
+            theirs.append(error)
+            raise
 
     first = take(1)
     if not first:
@@ -118,8 +132,12 @@ def run_bucket(
         programs = None
         try:
             programs = _sized(experiment, bucket, names, trials, settings._replace(lanes=wanted), first[0][0])
-            return run_lanes(programs, experiment, take_again, put, stop=stop, segment_steps=settings.segment_steps)
+            return run_lanes(
+                programs, experiment, take_again, put_through, stop=stop, segment_steps=settings.segment_steps
+            )
         except OutOfMemory as error:
+            if theirs:
+                raise theirs[0] from None
             lanes = programs.layout.lanes if programs is not None else 1
             if lanes == 1:
                 raise MemoryError(f"one trial of {_shown(bucket)} does not fit the device: {error}") from error
@@ -127,6 +145,8 @@ def run_bucket(
             wanted = lanes // 2
             _log.warning("%s: out of memory with %d lanes; trying %d.", _shown(bucket), lanes, wanted)
         except Exception as error:
+            if theirs:
+                raise
             raise TrialError(
                 f"trials of {experiment.name} with {_shown(bucket)} fail: {type(error).__name__}: {error}"
             ) from error
