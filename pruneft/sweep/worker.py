@@ -167,4 +167,3 @@ def main() -> int:
     with Client(address, authkey=bytes.fromhex(os.environ.pop("PRUNEFT_WORKER_KEY"))) as connection:
         serve(connection)
     return 0
-
