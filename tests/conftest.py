@@ -9,6 +9,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Every worker with a thread pool as wide as the machine: half of the time went into their quarrels.
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 # Shapes and types in the signatures are checked while the tests run; must come before pruneft is imported.

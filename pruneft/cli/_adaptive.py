@@ -62,6 +62,8 @@ def check(options: argparse.Namespace) -> None:
             "--seeds has no meaning with --adaptive, which chooses how many trials a cell gets: leave it out, or limit the "
             "trials per row with --adaptive-most."
         )
+    if options.processes not in (None, 1):
+        raise CommandError("--processes has no meaning with --adaptive, whose rounds are short: leave it out.")
     if options.adaptive_most is not None and options.adaptive_most < 1:
         raise CommandError(f"--adaptive-most: expected at least 1 trial per row, got {options.adaptive_most}.")
 
@@ -76,7 +78,7 @@ def run(
       options: the command line.
       name: of the run; ``remarks``: for its manifest; ``run``: its directory.
     """
-    from pruneft.cli._sweep import draw_run
+    from pruneft.cli._sweep import STOPPING, draw_run
 
     rising = not options.adaptive_falling
     # Refused now, before there is a progress bar.
@@ -90,12 +92,12 @@ def run(
             stored = sum(row.trials for row in rows)
             left = sum(row.flag == "open" for row in rows)
             standing = f"{len(rows) - left} of {len(rows)} rows done"
-            bar(completed=stored, note=f"trials; {standing}")
+            bar(completed=stored, note=f"{standing}, {stored} trials so far")
 
         def on_rows(rows: Sequence[Row]) -> None:
             nonlocal stored
             stored += len(rows)
-            bar(completed=stored, note=f"trials; {standing}")
+            bar(completed=stored, note=f"{standing}, {stored} trials so far")
 
         adapted = adaptive_sweep(
             experiment,
@@ -107,9 +109,11 @@ def run(
             most=MOST_TRIALS if options.adaptive_most is None else options.adaptive_most,
             dtype=options.dtype,
             lanes=options.lanes,
+            max_steps=options.max_steps,
             remarks={**remarks, "adaptive": {"axis": axis, "target": options.adaptive}},
             on_round=on_round,
             on_rows=on_rows,
+            on_stop=lambda: bar(note=STOPPING),
         )
     figure = None
     if experiment.figure:

@@ -53,9 +53,13 @@ def _plain(value: Any) -> Any:
 
 
 def duration(seconds: float) -> str:
-    """A time in hours, minutes and seconds, without the parts that do not matter."""
+    """A time in days, hours, minutes and seconds, without the parts that do not matter."""
+    if seconds < 9.95:
+        return f"{seconds:.2g} s"
     whole = round(seconds)
     hours, minutes = whole // 3600, whole // 60 % 60
+    if hours >= 48:
+        return f"{hours // 24} days {hours % 24} h"
     if hours:
         return f"{hours} h {minutes:02} min"
     return f"{minutes} min {whole % 60:02} s" if minutes else f"{whole} s"
@@ -75,6 +79,19 @@ def number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+
+
+def check_counts(options: argparse.Namespace, *names: str) -> None:
+    """Refuse flags that count something and are given as less than one.
+
+    Raises:
+      CommandError: names the flag.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            flag = name.replace("_", "-")
+            raise CommandError(f"--{flag}: expected a whole number of at least 1, got {value}.")
 
 
 def random_seed(text: str) -> int:
@@ -199,20 +216,14 @@ def _memory() -> float | None:
 
 @contextlib.contextmanager
 def progress(title: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr; yields a function that takes ``completed``, ``total`` and ``note``."""
+    """A progress bar on stderr, and a line below it; yields a function that takes ``completed``, ``total`` and ``note``."""
     if quiet:
         yield lambda **_: None
         return
     try:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+        from rich.console import Console, RenderableType
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.text import Text
     except ImportError as error:
         raise CommandError("progress bars need rich: python -m pip install 'pruneft[cli]', or pass --quiet") from error
     columns = (
@@ -220,9 +231,19 @@ def progress(title: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+
+    class Bar(Progress):
+        """The remark gets a line of its own: beside the bar it would leave no room for it at 80 columns."""
+
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield from super().get_renderables()
+            yield from (
+                Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
+                for task in self.tasks
+                if task.fields["note"]
+            )
+
+    with Bar(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=None, note="")
         yield lambda **fields: bar.update(task, **fields)

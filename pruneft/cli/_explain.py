@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any
 
-from pruneft.cli._common import DTYPES, OK, CommandError, say, set_precision, show, show_json, whole
+from pruneft.cli._common import DTYPES, OK, check_counts, duration, say, set_precision, show, show_json, whole
 from pruneft.cli._grid import Asked, add_options, asked
 from pruneft.sweep import run_path
 from pruneft.sweep.explain import Explanation, explain, missing_trials
@@ -39,10 +38,7 @@ def add(commands: Any, experiment: Experiment | None) -> None:
 def run(options: argparse.Namespace) -> int:
     """Plan, look, time a little, print."""
     wanted = asked(options)
-    for name in ("lanes", "processes"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise CommandError(f"--{name}: expected a whole number of at least 1, got {value}.")
+    check_counts(options, "lanes", "processes")
     set_precision(options.dtype)
     ledger = run_path(options.runs_dir, wanted.run) / LEDGER_NAME
     todo = missing_trials(wanted.experiment, wanted.cells, wanted.grid.seeds, ledger, options.dtype)
@@ -55,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
         todo=todo,
         dtype=options.dtype,
         lanes=options.lanes,
-        processes=_processes() if options.processes is None else options.processes,
+        processes=options.processes,
         measure=not options.no_calibrate,
     )
     if options.json:
@@ -63,14 +59,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print(wanted, found)
     return OK
-
-
-def _processes() -> int:
-    import jax
-
-    if jax.default_backend() != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def as_json(wanted: Asked, found: Explanation) -> dict[str, Any]:
@@ -129,7 +117,7 @@ def _print(wanted: Asked, found: Explanation) -> None:
     _print_buckets(found)
     show("edges       the choices weighed, by the constants of the model:")
     for choice in found.alternatives:
-        show(f"            {_duration(choice.seconds):>8}  {choice.name} ({choice.buckets})")
+        show(f"            {duration(choice.seconds):>8}  {choice.name} ({choice.buckets})")
     memory = found.device.memory
     there = "the device does not say how much there is" if memory is None else f"{_bytes(memory)} there"
     fits = "" if memory is None or found.memory <= memory else "; IT DOES NOT FIT: fewer --lanes or --processes"
@@ -139,8 +127,8 @@ def _print(wanted: Asked, found: Explanation) -> None:
     seconds = found.seconds
     source = "steps timed on this machine" if found.calibrated else "from constants of one CPU core, nothing timed"
     show(
-        f"time        about {_duration(seconds['total'])} ({source}): steps {_duration(seconds['steps'])}, draws "
-        f"{_duration(seconds['draw'])}, compilation {_duration(seconds['compile'])} or less if cached"
+        f"time        about {duration(seconds['total'])} ({source}): steps {duration(seconds['steps'])}, draws "
+        f"{duration(seconds['draw'])}, compilation {duration(seconds['compile'])} or less if cached"
     )
     show("            if trials take the steps that the experiment expects; the work of a second stage is not counted")
 
@@ -184,10 +172,3 @@ def _bytes(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {unit}"
     return f"{value:.0f} B"
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 2 * 86400.0), ("h", 2 * 3600.0), ("min", 120.0)):
-        if seconds >= size:
-            return f"{seconds / {'days': 86400.0, 'h': 3600.0, 'min': 60.0}[unit]:.3g} {unit}"
-    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"

@@ -12,6 +12,7 @@ from typing import Any
 from pruneft.cli import _adaptive
 from pruneft.cli._common import (
     OK,
+    check_counts,
     duration,
     need_figures,
     progress,
@@ -22,17 +23,25 @@ from pruneft.cli._common import (
 from pruneft.cli._grid import asked
 from pruneft.experiments import locate
 from pruneft.sweep import Ledger, Plan, Progress, run_path, summarise, sweep
+from pruneft.sweep.engine import check_processes
+from pruneft.sweep.local import Settings
 from pruneft.trial import Experiment
+
+STOPPING = "stopping after the segments under way; Ctrl-C again does not wait for them"
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the grid, draw it, print a table."""
+    check_counts(options, "lanes", "processes", "max_steps")
     _adaptive.check(options)
     wanted = asked(options)
     experiment, grid, name = wanted.experiment, wanted.grid, wanted.run
     if experiment.figure:
         need_figures()
     set_precision(options.dtype)
+    # Refused now, before there is a progress bar.
+    Settings(options.dtype, options.lanes, options.max_steps).check()
+    check_processes(experiment, options.processes)
     directory = run_path(options.runs_dir, name)
     remarks = {"experiment_place": wanted.place, "command": shlex.join(["pruneft", *options.words])}
     if options.adaptive is not None:
@@ -41,7 +50,22 @@ def run(options: argparse.Namespace) -> int:
     with progress(f"{experiment.name} -> {directory}", quiet=options.quiet) as bar:
 
         def on_plan(planned: int, stored: int, made: Plan) -> None:
-            bar(total=planned, completed=stored, note=f"{made.compilations} buckets, {stored} stored")
+            buckets = "1 bucket" if made.compilations == 1 else f"{made.compilations} buckets"
+            had = f", {stored} were stored already" if stored else ""
+            # Nothing moves for seconds now, which looks like a program that hangs.
+            waits = f"compiling {buckets}; the first trials take some seconds{had}" if stored < planned else had[2:]
+            bar(total=planned, completed=stored, note=waits)
+
+        stopping = False
+
+        def on_progress(now: Progress) -> None:
+            if now.utilisation is not None:
+                bar(completed=now.done, note=STOPPING if stopping else describe(now))
+
+        def on_stop() -> None:
+            nonlocal stopping
+            stopping = True
+            bar(note=STOPPING)
 
         swept = sweep(
             experiment,
@@ -53,7 +77,8 @@ def run(options: argparse.Namespace) -> int:
             max_steps=options.max_steps,
             remarks=remarks,
             on_plan=on_plan,
-            on_progress=lambda now: bar(completed=now.done, note=describe(now)),
+            on_progress=on_progress,
+            on_stop=on_stop,
         )
     with Ledger.open(swept.path, read_only=True) as ledger:
         rows = ledger.rows()
@@ -86,12 +111,12 @@ def run(options: argparse.Namespace) -> int:
 
 def describe(now: Progress) -> str:
     """How far a run is, for the end of a progress bar."""
-    parts = [f"{now.rate:.3g}/s"]
+    parts = [f"{now.rate:.3g} trials/s"]
     if now.utilisation is not None:
         parts.append(f"lanes {100 * now.utilisation:.0f}% busy")
-    if now.eta is not None:
+    if now.eta is not None and now.done < now.planned:
         parts.append(f"{duration(now.eta)} left")
-    parts.append(f"{now.failed} unsuccessful")
+    parts.append(f"{now.failed} without success")
     if now.workers > 1:
         parts.append(f"{now.workers} processes")
     return ", ".join(parts)

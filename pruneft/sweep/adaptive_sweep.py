@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,15 +22,17 @@ from pruneft.status import Status
 from pruneft.sweep.adaptive import Curves, Model, Verdict, allocate, judge, nearest_places, posterior
 from pruneft.sweep.adaptive_rows import GridRow, adaptive_axis, grid_rows
 from pruneft.sweep.code import code_of
-from pruneft.sweep.driver import manifest, run_trials
+from pruneft.sweep.driver import interruptible, manifest, run_trials
 from pruneft.sweep.grid import Grid
 from pruneft.sweep.ledger import Ledger, Row
+from pruneft.sweep.local import Settings
 from pruneft.sweep.plan import Planned
 from pruneft.sweep.runs import LEDGER_NAME, hold
 from pruneft.trial import Experiment, canonical_json
 
 MOST_TRIALS = 400
 _LANES = 8
+_STORE_SECONDS = 0.4
 # The round in hand, so that a run killed within it goes on as if nothing had happened. What was found is in the ledger
 # alone; without this file the run goes on as well, with a batch chosen from what there is.
 _ROUND_NAME = "adaptive-round.json"
@@ -87,9 +90,11 @@ def adaptive_sweep(
     most: int = MOST_TRIALS,
     dtype: str = "float64",
     lanes: int | None = None,
+    max_steps: int = Settings().max_steps,
     remarks: Mapping[str, Any] | None = None,
     on_round: Callable[[Sequence[Transition]], None] | None = None,
     on_rows: Callable[[Sequence[Row]], None] | None = None,
+    on_stop: Callable[[], None] | None = None,
 ) -> Adapted:
     """Run trials until the 50 % transition of every row is known to ``target``.
 
@@ -106,13 +111,15 @@ def adaptive_sweep(
       axis: a float axis, direct or derived; the experiment's only derived one if not given.
       rising: whether success rises along the axis.
       most: trials per row at most; rows that get there are flagged.
-      dtype, lanes, remarks: as in `sweep`.
+      dtype, lanes, max_steps, remarks, on_stop: as in `sweep`.
       on_round: called before the first round and after each, with the rows as they stand.
       on_rows: called after rows were stored.
 
     Raises:
       ValueError: axis, range, target or another argument makes no sense.
       LedgerError: the run holds other trials, is held by another process, or cannot be written. Stored trials stay.
+      TrialError: the trial's own code fails.
+      KeyboardInterrupt: after a clean stop.
     """
     if most < 1:
         raise ValueError(f"most (trials per row) must be at least 1: got {most}.")
@@ -126,7 +133,8 @@ def adaptive_sweep(
     directory = Path(run_dir)
     sizes = _fixed_sizes(experiment, [cell for row in rows for cell in row.cells])
     new = 0
-    with hold(directory), Ledger.open(directory / LEDGER_NAME) as ledger:
+    Settings(dtype, lanes, max_steps).check()
+    with hold(directory), Ledger.open(directory / LEDGER_NAME) as ledger, interruptible(on_stop) as stop:
         ledger.begin(
             code_of(experiment, {"dtype": dtype}),
             experiment.name,
@@ -139,6 +147,15 @@ def adaptive_sweep(
             cell = {name: stored[name] for name in names if name in stored}
             _count(index, rows, cell, stored["seed"], _success(experiment, stored))
         unfinished = _load_round(directory, plan, rows)
+
+        def store(done: list[Row]) -> None:
+            nonlocal new
+            new += ledger.write(done)
+            for one in done:
+                _count(index, rows, one.cell, one.seed, _success(experiment, one.report))
+            if on_rows is not None:
+                on_rows(done)
+
         while True:
             trials = unfinished or [one for row in rows for one in row.next(most)]
             if on_round is not None:
@@ -147,12 +164,20 @@ def adaptive_sweep(
                 break
             _save_round(directory, plan, trials)
             spent = [row.spent for row in rows]
-            for done in run_trials(experiment, trials, dtype=dtype, lanes=lanes or _LANES, sizes=sizes):
-                new += ledger.write(done)
-                for one in done:
-                    _count(index, rows, one.cell, one.seed, _success(experiment, one.report))
-                if on_rows is not None:
-                    on_rows(done)
+            with _Batches(store) as batches:
+                for _ in run_trials(
+                    experiment,
+                    trials,
+                    dtype=dtype,
+                    lanes=lanes or _LANES,
+                    max_steps=max_steps,
+                    sizes=sizes,
+                    on_rows=batches.put,
+                    stop=stop,
+                ):
+                    pass
+            if stop():
+                raise KeyboardInterrupt
             if all(row.spent == before for row, before in zip(rows, spent, strict=True)):
                 raise RuntimeError(
                     f"a round of {len(trials)} trials came back without any of them: nothing to go on with."
@@ -160,6 +185,36 @@ def adaptive_sweep(
             unfinished = []
         (directory / _ROUND_NAME).unlink(missing_ok=True)
     return Adapted(directory / LEDGER_NAME, [row.transition(most) for row in rows], new)
+
+
+class _Batches:
+    """Hands rows on as they finish, but not more often than pays: a synchronised transaction takes milliseconds."""
+
+    def __init__(self, store: Callable[[list[Row]], None]) -> None:
+        self._store = store
+        self._rows: list[Row] = []
+        self._stored = time.monotonic()
+
+    def __enter__(self) -> _Batches:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
+        else:
+            with contextlib.suppress(Exception):  # the first error is the one to be told
+                self._flush()
+
+    def put(self, rows: list[Row]) -> None:
+        self._rows += rows
+        if time.monotonic() - self._stored >= _STORE_SECONDS:
+            self._flush()
+
+    def _flush(self) -> None:
+        rows, self._rows = self._rows, []
+        if rows:
+            self._store(rows)
+        self._stored = time.monotonic()
 
 
 class AdaptivePlan(NamedTuple):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 
 from pruneft.sweep.code import code_of
-from pruneft.sweep.engine import choose_processes, run_plan
+from pruneft.sweep.engine import check_processes, choose_processes, run_plan
 from pruneft.sweep.executors import ExecutorOrFactory
 from pruneft.sweep.grid import Grid, cells
 from pruneft.sweep.keeper import Keeper
@@ -59,6 +59,7 @@ def sweep(
     remarks: Mapping[str, Any] | None = None,
     on_plan: Callable[[int, int, Plan], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_stop: Callable[[], None] | None = None,
 ) -> Swept:
     """Run every trial of a grid that the run does not hold yet; finished ones are stored as their lanes finish.
 
@@ -79,6 +80,7 @@ def sweep(
       remarks: kept in the ledger's manifest beside grid, versions and machine.
       on_plan: called once with (planned trials, stored ones, the plan).
       on_progress: called after rows were stored, and at least every half second while lanes run.
+      on_stop: called at the first Ctrl-C, which lets the segments under way end; the second one does not wait for them.
 
     Raises:
       ValueError: the grid or a setting makes no sense, or other processes cannot import the experiment.
@@ -88,6 +90,7 @@ def sweep(
     """
     settings = Settings(dtype, lanes, max_steps, segment_steps)
     settings.check()
+    check_processes(experiment, None if executor is not None else processes)
     planned = cells(experiment, grid)
     directory = Path(run_dir)
     with hold(directory), Ledger.open(directory / LEDGER_NAME) as ledger:
@@ -101,7 +104,7 @@ def sweep(
             on_plan(total, total - len(todo), made)
         keeper = Keeper(ledger, experiment, total, len(todo), made.steps, workers=count, on_progress=on_progress)
         usage = Usage()
-        with _interruptible() as stop, keeper:
+        with interruptible(on_stop) as stop, keeper:
             if todo:
                 usage = run_plan(experiment, made, settings, keeper.put, stop, processes=count, executor=executor)
             keeper.interrupted = stop()
@@ -116,15 +119,20 @@ def run_trials(
     *,
     dtype: str = "float64",
     lanes: int | None = None,
+    max_steps: int = Settings().max_steps,
     sizes: Mapping[str, int] | None = None,
+    on_rows: Callable[[list[Row]], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[list[Row]]:
     """Run trials without a ledger, in this process, for pipelines that keep rows in a way of their own.
 
     Args:
       experiment: what to run.
       trials: pairs of resolved cell and seed, as `pruneft.sweep.cells` makes the cells.
-      dtype, lanes: as in `sweep`.
+      dtype, lanes, max_steps: as in `sweep`.
       sizes: padded sizes that every bucket shall have, for rounds of trials that share their programs.
+      on_rows: given rows as they finish, none of them twice, before their bucket is through.
+      stop: true ends the run after the segment under way.
 
     Yields:
       The rows of each bucket, in the order in which they finished.
@@ -133,25 +141,40 @@ def run_trials(
       ValueError: dtype or lanes make no sense.
       TrialError: the trial's own code fails.
     """
-    settings = Settings(dtype, lanes)
+    settings = Settings(dtype, lanes, max_steps)
     settings.check()
-    return _run_trials(experiment, plan(experiment, trials, dtype=dtype, sizes=sizes), settings)
+    return _run_trials(experiment, plan(experiment, trials, dtype=dtype, sizes=sizes), settings, on_rows, stop)
 
 
-def _run_trials(experiment: Experiment, made: Plan, settings: Settings) -> Iterator[list[Row]]:
+def _run_trials(
+    experiment: Experiment,
+    made: Plan,
+    settings: Settings,
+    on_rows: Callable[[list[Row]], None] | None,
+    stop: Callable[[], bool],
+) -> Iterator[list[Row]]:
     for task in made:
         rows: list[Row] = []
 
         def put(found: list[Row], _: Usage, rows: list[Row] = rows) -> None:
             rows.extend(found)
+            if found and on_rows is not None:
+                on_rows(found)
 
-        run_tasks(experiment, [task], settings, put, lambda: False)
+        run_tasks(experiment, [task], settings, put, stop)
         yield rows
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks for a clean stop, the second one interrupts at once."""
+def interruptible(on_stop: Callable[[], None] | None = None) -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C asks for a clean stop, the second one interrupts at once.
+
+    Args:
+      on_stop: called at the first one.
+
+    Yields:
+      Whether a stop was asked for. Always false outside the main thread, or where somebody else handles Ctrl-C.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set  # only the main thread may handle signals
@@ -161,6 +184,8 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
     def ask(*_: Any) -> None:
         asked.set()
         signal.signal(signal.SIGINT, before)
+        if on_stop is not None:
+            on_stop()
 
     if before is not signal.default_int_handler:
         yield asked.is_set  # somebody else handles it, or ignores it

@@ -30,15 +30,26 @@ def choose_processes(experiment: Experiment, made: Plan, processes: int | None) 
     Raises:
       ValueError: several were asked for, and other processes cannot import the experiment; or the number makes no sense.
     """
+    check_processes(experiment, processes)
     if processes is not None:
-        if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
-            raise ValueError(f"processes must be a whole number of at least 1: got {processes!r}.")
-        if processes > 1:
-            check_place(experiment, find_place(experiment))
         return processes
     long = sum(task.seconds for task in made) >= _WORTH_SECONDS
     alone = jax.default_backend() != "cpu" or jax.local_device_count() > 1
     return cores() if long and not alone and find_place(experiment) is not None else 1
+
+
+def check_processes(experiment: Experiment, processes: int | None) -> None:
+    """Nothing, if so many processes can run the experiment; asked before anything is written.
+
+    Raises:
+      ValueError: see `choose_processes`.
+    """
+    if processes is None:
+        return
+    if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
+        raise ValueError(f"processes must be a whole number of at least 1: got {processes!r}.")
+    if processes > 1:
+        check_place(experiment, find_place(experiment))
 
 
 def run_plan(

@@ -14,7 +14,9 @@ from pruneft.sweep.calibrate import Timing, calibrate
 from pruneft.sweep.code import code_of
 from pruneft.sweep.cost import CostModel, LaneCost, lane_cost
 from pruneft.sweep.device import Device, choose_lanes, this_device
+from pruneft.sweep.engine import check_processes, choose_processes
 from pruneft.sweep.ledger import Ledger
+from pruneft.sweep.local import local_devices
 from pruneft.sweep.plan import COMPILE_SECONDS, Alternative, Plan, Planned, Task, plan
 from pruneft.trial import Bucket, Experiment
 
@@ -68,6 +70,7 @@ class Explanation:
       cells: of the grid; ``trials``: of the grid; ``stored``: those that the run holds already.
       device: what computes.
       processes: that share the steps and the memory.
+      devices: that each process spreads its lanes over.
       compile_seconds: of one bucket, measured or assumed.
       draw_seconds: of one trial; 0 if it was not measured.
       calibrated: whether anything was measured.
@@ -80,6 +83,7 @@ class Explanation:
     stored: int
     device: Device
     processes: int
+    devices: int
     compile_seconds: float
     draw_seconds: float
     calibrated: bool
@@ -101,8 +105,9 @@ class Explanation:
         The work of a stage is not in it.
         """
         compilation = self.compile_seconds * self.plan.compilations
-        draws = self.draw_seconds * (self.trials - self.stored) / self.processes
-        steps = sum(bucket.seconds for bucket in self.buckets) / self.processes
+        shared = self.processes * self.devices
+        draws = self.draw_seconds * (self.trials - self.stored) / shared
+        steps = sum(bucket.seconds for bucket in self.buckets) / shared
         return {"compile": compilation, "draw": draws, "steps": steps, "total": compilation + draws + steps}
 
 
@@ -114,7 +119,7 @@ def explain(
     todo: Sequence[Planned] | None = None,
     dtype: str = "float64",
     lanes: int | None = None,
-    processes: int = 1,
+    processes: int | None = None,
     measure: bool = True,
     compile_seconds: float = COMPILE_SECONDS,
     device: Device | None = None,
@@ -128,24 +133,28 @@ def explain(
       todo: the trials that are left; all of them if None.
       dtype: of the inputs.
       lanes: trials side by side; by memory, device and number of trials if None.
-      processes: that share the work.
+      processes: that share the work; the engine's choice if None, see `pruneft.sweep.engine.choose_processes`.
       measure: whether to compile and time the steps of up to three buckets, seconds to a minute, or to use the model's
         constants, which are of one CPU core.
       compile_seconds: what the choice of edges takes a bucket to cost to compile.
       device: what computes; JAX's first local device if None.
 
     Raises:
-      ValueError: the numbers of lanes or processes make no sense.
+      ValueError: the numbers of lanes or processes make no sense, or other processes cannot import the experiment.
     """
-    if processes < 1 or (lanes is not None and lanes < 1):
-        raise ValueError(f"lanes and processes must be at least 1: got lanes={lanes}, processes={processes}.")
+    if lanes is not None and lanes < 1:
+        raise ValueError(f"lanes must be at least 1: got {lanes}.")
+    check_processes(experiment, processes)
     device = this_device() if device is None else device
     left = [(cell, seed) for cell in cells for seed in range(seeds)] if todo is None else todo
-    made = plan(experiment, left, dtype=np.dtype(dtype), processes=processes, compile_seconds=compile_seconds)
+    made = plan(experiment, left, dtype=np.dtype(dtype), processes=processes or 1, compile_seconds=compile_seconds)
+    processes = choose_processes(experiment, made, processes)
+    devices = len(local_devices()) if processes == 1 else 1
     costs = _costs(experiment, made, dtype)
+    # Processes begin with a bucket each, and share one only where there are fewer buckets.
+    sharers = devices * -(-processes // max(1, len(made)))
     wanted = {
-        task.bucket: lanes
-        or choose_lanes(costs[task.bucket].bytes, -(-len(task.trials) // processes), device, processes=processes)
+        task.bucket: lanes or choose_lanes(costs[task.bucket].bytes, -(-len(task.trials) // sharers), device)
         for task in made
     }
     timings: dict[Bucket, Timing] = {}
@@ -162,7 +171,7 @@ def explain(
             cost=costs[task.bucket],
             step_seconds=_step_seconds(task.bucket, costs, timings),
             timing=timings.get(task.bucket),
-            busy=_busy(len(task.trials), wanted[task.bucket] * processes),
+            busy=_busy(len(task.trials), wanted[task.bucket] * processes * devices),
         )
         for task in made
     )
@@ -175,6 +184,7 @@ def explain(
         stored=len(cells) * seeds - len(left),
         device=device,
         processes=processes,
+        devices=devices,
         compile_seconds=_mean([one.compile_seconds for one in found]) if found else compile_seconds,
         draw_seconds=_mean([one.draw_seconds for one in found]) if found else 0.0,
         calibrated=bool(found),
@@ -192,7 +202,7 @@ def missing_trials(
     if not Path(ledger).is_file():
         return None
     with Ledger.open(ledger, read_only=True) as held:
-        held._check_owner(code_of(experiment, {"dtype": dtype}), experiment.name)
+        held.check_owner(code_of(experiment, {"dtype": dtype}), experiment.name)
         return list(held.missing(cells, seeds))
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from pruneft.status import Status
 from pruneft.sweep.ledger import Ledger, Row
 from pruneft.sweep.loop import Usage
 from pruneft.sweep.progress import Progress, State
@@ -74,6 +77,8 @@ class Keeper:
         try:
             self._flush(state)
         except Exception:
+            with contextlib.suppress(Exception):  # without the rows; on a full disk this fails as well
+                self._ledger.report_progress(self._progress("interrupted" if stopped else "failed"))
             if error is None:
                 raise  # otherwise the first error is the one to be told
 
@@ -87,7 +92,7 @@ class Keeper:
     def _flush(self, state: State) -> None:
         rows, self._rows = self._rows, []
         for row in rows:
-            self._failed += not row.report.get(self._experiment.success, True)
+            self._failed += not self._succeeded(row)
             self._passed += self._experiment.expected_steps(row.cell)
         now = self._clock()
         self._recent.append((now, self.new + len(rows), self._passed))
@@ -102,10 +107,16 @@ class Keeper:
         if self._tell is not None:
             self._tell(progress)
 
+    def _succeeded(self, row: Row) -> bool:
+        """As a summary counts it: NaN is no success, and neither is a trial that was lost with its worker."""
+        told = row.report.get(self._experiment.success, row.report["status"] != Status.WORKER_LOST)
+        return bool(told == told and told)
+
     def _progress(self, state: State, coming: int = 0) -> Progress:
         (first, done_then, passed_then), (last, done_now, passed_now) = self._recent[0], self._recent[-1]
-        seconds = max(last - first, 1e-9)
-        # Trials that take long go first, so time is told by expected steps and not by trials.
+        # Over no time there is no rate. Trials that take long go first, so time left is told by expected steps and not by
+        # trials.
+        seconds = last - first if last > first else math.inf
         pace = (passed_now - passed_then) / seconds
         left = max(0.0, self._expected - self._passed)
         done = self._stored + self.new + coming
@@ -114,7 +125,7 @@ class Keeper:
             done=done,
             running=self._usage.running,
             failed=self._failed,
-            rate=(done_now - done_then) / seconds if last > first else 0.0,
+            rate=(done_now - done_then) / seconds,
             eta=0.0 if done >= self._planned else left / pace if pace > 0 else None,
             utilisation=self._usage.utilisation,
             elapsed=self._clock() - self._begin,

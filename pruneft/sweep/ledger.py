@@ -136,7 +136,7 @@ class Ledger:
             raise ValueError(f"manifest must hold what JSON can hold, got {manifest!r}: {error}.") from error
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._transaction() as run:
-            self._check_owner(code, experiment_name)
+            self.check_owner(code, experiment_name)
             run(
                 "insert or ignore into code (hash, experiment, modules, settings) values (?, ?, ?, ?)",
                 (code.hash, experiment_name, json.dumps(dict(code.modules)), code.settings),
@@ -218,7 +218,7 @@ class Ledger:
         with self._transaction() as run:
             if not self._owned:
                 # Another process may have begun with other code since; whoever writes first has the ledger.
-                self._check_owner(self._begun.code, self._begun.name)
+                self.check_owner(self._begun.code, self._begun.name)
             fresh: dict[str, int] = {}
             for spec in unknown:
                 run("insert or ignore into cell (spec) values (?)", (spec,))
@@ -350,8 +350,13 @@ class Ledger:
             (1, *told, datetime.now(UTC).isoformat(timespec="seconds")),
         )
 
-    def _check_owner(self, code: Code, experiment: str) -> None:
-        """All trials here are of one code, so the first one tells which."""
+    def check_owner(self, code: Code, experiment: str) -> None:
+        """Nothing, if trials of this code may be added.
+
+        Raises:
+          LedgerError: the ledger holds trials of another experiment or code; the message says what differs.
+        """
+        # All trials here are of one code, so the first one tells which.
         row = self._connection.execute(
             "select hash, experiment, modules, settings from trial join code on code.id = trial.code limit 1"
         ).fetchone()

@@ -42,6 +42,9 @@ def command(capfd, monkeypatch, cache, tmp_path):
     """Run a command line in this process, in an empty directory."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.chdir(tmp_path)
+    # Set by commands that compute, for their own process: not to be left behind in this one.
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", os.environ.get("OPENBLAS_NUM_THREADS", "1"))
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
     before = jax.config.jax_enable_x64
 
     def run(*words: Any) -> Said:

@@ -77,9 +77,7 @@ def test_an_experiment_without_panels_of_its_own_gets_the_generic_page(command):
     made = _data("runs/toy/report.html")
     ((panel),) = made["panels"]
     assert (panel["row_label"], panel["x_label"], panel["rows"]) == ("a", "b", [2, 3])
-    assert made["command"] == (
-        "pruneft sweep tests.sweep.toy:TOY --run toy --seeds 2 --dtype float32 --a 2,3 --b 5,6,7"
-    )
+    assert made["command"] == ("pruneft sweep tests.sweep.toy:TOY --a 2,3 --b 5,6,7 --seeds 2 --dtype float32 --quiet")
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,13 @@
 import os
 import shutil
-import signal
 import sqlite3
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from pruneft.experiments.recovery import RECOVERY
-from pruneft.sweep import Ledger, LedgerError, Row
+from pruneft.sweep import Ledger, Row
 from pruneft.sweep.code import code_of
 from pruneft.sweep.runs import hold
 
@@ -17,17 +15,12 @@ TOY = "tests.sweep.toy:TOY"
 SMALL = ("--a", "2,3", "--b", 5, "--seeds", 2, "--dtype", "float32", "--quiet")
 PNG = b"\x89PNG\r\n\x1a\n"
 
-# A user's own experiment: the toy under another name, with a figure, a bucket for each size, and a pause before the larger.
+# A user's own experiment: the toy under another name, with a figure and a bucket for each size.
 _MINE = """
-import dataclasses, os, time
+import dataclasses
 from tests.sweep.toy import TOY
 
-def trial(bucket):
-    if bucket["n"] > 32:
-        time.sleep(float(os.environ.get("PAUSE", "0")))
-    return TOY.trial(bucket)
-
-MINE = dataclasses.replace(TOY, name="mine", trial=trial, module=__name__, figure=__name__ + ":draw", padded=())
+MINE = dataclasses.replace(TOY, name="mine", module=__name__, figure=__name__ + ":draw", padded=())
 
 def draw(rows):
     from matplotlib.figure import Figure
@@ -155,7 +148,12 @@ def test_a_bad_grid_file_is_one_line(refused, tmp_path, text, said):
         (("--seeds", "0"), "--seeds: expected a whole number of trials per cell, at least 1, got 0"),
         (("--seeds", "1000000000"), "at most 2000000 at a time"),
         (("--r", "1:2000:2000", "--d", "1:2000:2000"), "at most 2000000 at a time"),
-        (("--lanes", "0"), "--lanes: expected a whole number of trials side by side, at least 1, got 0"),
+        (("--lanes", "0"), "--lanes: expected a whole number of at least 1, got 0"),
+        (("--processes", "0"), "--processes: expected a whole number of at least 1, got 0"),
+        (("--max-steps", "0"), "--max-steps: expected a whole number of at least 1, got 0"),
+        (("--max-steps", "1e6"), "--max-steps: expected a whole number, got '1e6'"),
+        (("--max-steps", "2147483648"), "max_steps must be below 2**31: got 2147483648"),
+        (("--process", "2"), "unknown argument --process: did you mean --processes?"),
         (("--lanes", "-1"), "at least 1, got -1"),
         (("--nperdof", "2"), "unknown argument --nperdof: did you mean --n-per-dof? see pruneft sweep --help"),
         (("--seed", "2"), "unknown argument --seed: did you mean --seeds?"),
@@ -193,45 +191,6 @@ def test_a_ledger_of_another_version_or_kind_is_left_as_it_is(command, refused):
 def test_the_second_sweep_of_a_run_says_who_holds_it(refused):
     with hold("runs/toy"):
         assert f"is held by process {os.getpid()} on " in refused("sweep", TOY, *SMALL)
-
-
-def test_a_full_disk_keeps_what_was_finished_and_a_rerun_completes_it(command, process):
-    words = ("sweep", TOY, "--a", 2, "--b", "5:20:16", "--seeds", 25, "--dtype", "float32", "--quiet", "--json")
-    limited = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, 2 * ({200_000},))"
-    full = process(*words, program=("-c", f"{limited}; from pruneft.cli import main; sys.exit(main())"))
-    out, err = full.communicate(timeout=60)
-    assert (full.returncode, out) == (2, ""), err
-    assert err.startswith("pruneft: error: ")
-    assert err.count("\n") == 1
-    kept = _count("toy")
-    assert 0 < kept < 400
-    assert command(*words).json["new"] == 400 - kept
-
-
-def test_an_interrupted_sweep_says_so_keeps_its_rows_and_goes_on(command, refused, process, mine):
-    words = ("sweep", mine, "--a", "2,40", "--b", 5, "--seeds", 4, "--dtype", "float32", "--quiet", "--json")
-    running = process(*words, env={"PAUSE": "60"})
-    deadline = time.monotonic() + 60
-    while not (Path("runs/mine/ledger.sqlite").exists() and _stored() == 4):
-        assert running.poll() is None, running.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    assert f"is held by process {running.pid} on " in refused(*words)
-    assert command("plot", "mine").code == 0  # what is there so far
-    running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=30)
-    assert (running.returncode, out) == (130, "")
-    assert err == "pruneft: interrupted; what was finished is kept, and the same command goes on from there.\n"
-    assert _stored() == 4
-    assert command(*words).json["new"] == 4
-
-
-def _stored():
-    """How many trials a run holds that somebody may be making just now."""
-    try:
-        return _count("mine")
-    except LedgerError:
-        return 0
 
 
 def test_a_run_removed_while_it_runs_is_one_line(refused, monkeypatch):

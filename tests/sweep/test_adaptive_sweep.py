@@ -2,6 +2,7 @@ import dataclasses
 import importlib
 import json
 import math
+import signal
 
 import jax
 import pytest
@@ -90,20 +91,21 @@ def test_a_run_interrupted_within_a_round_ends_as_if_it_had_not_been(adapted, tm
     class Stop(Exception):
         pass
 
-    def write(self, rows):
+    def write(self, rows, progress=None):
         nonlocal left
         if left == 0:
             raise Stop
         left -= 1
-        return real(self, rows)
+        return real(self, rows, progress)
 
     real = Ledger.write
+    monkeypatch.setattr(MODULE, "_STORE_SECONDS", 0.0)
     monkeypatch.setattr(Ledger, "write", write)
     with pytest.raises(Stop):
         _run(tmp_path)
     monkeypatch.undo()
     stored = len(_rows(tmp_path))
-    assert stored == 4 * batches
+    assert stored >= batches
     assert (tmp_path / ROUND).exists()
     done = _run(tmp_path)
     assert done.transitions == adapted[1].transitions
@@ -111,6 +113,22 @@ def test_a_run_interrupted_within_a_round_ends_as_if_it_had_not_been(adapted, tm
     assert [(row["half"], row["n"], row["seed"]) for row in _rows(tmp_path)] == [
         (row["half"], row["n"], row["seed"]) for row in _rows(adapted[0])
     ]
+
+
+def test_ctrl_c_stops_within_a_round_keeps_its_rows_and_the_run_ends_as_if_undisturbed(adapted, tmp_path, monkeypatch):
+    monkeypatch.setattr(MODULE, "_STORE_SECONDS", 0.0)
+    asked = []
+    with pytest.raises(KeyboardInterrupt):
+        _run(
+            tmp_path,
+            on_rows=lambda rows: asked or signal.raise_signal(signal.SIGINT),
+            on_stop=lambda: asked.append("once"),
+        )
+    assert asked == ["once"]
+    stored = len(_rows(tmp_path))
+    assert stored > 0
+    done = _run(tmp_path)
+    assert (done.transitions, done.new) == (adapted[1].transitions, adapted[1].new - stored)
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])
@@ -167,8 +185,9 @@ def test_a_transition_sharper_than_the_steps_of_the_axis_is_told_early(tmp_path)
 
 
 def test_trials_lost_with_their_worker_say_nothing_and_do_not_go_on_for_ever(tmp_path, monkeypatch):
-    def lost(experiment, trials, **settings):
-        yield [Row(cell, seed, {"status": int(Status.WORKER_LOST)}) for cell, seed in trials]
+    def lost(experiment, trials, *, on_rows, **settings):
+        on_rows([Row(cell, seed, {"status": int(Status.WORKER_LOST)}) for cell, seed in trials])
+        return []
 
     monkeypatch.setattr(MODULE, "run_trials", lost)
     done = _run(tmp_path, most=30)

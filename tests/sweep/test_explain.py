@@ -83,13 +83,13 @@ def test_what_is_measured_at_three_buckets_corrects_the_others(monkeypatch):
         return Timing(2.0, 0.5, 10 * cost.seconds())
 
     monkeypatch.setattr(explaining, "calibrate", measured)
-    found = explain(experiment, many, 4, dtype="float32", processes=2)
+    found = explain(experiment, many, 4, dtype="float32")
     assert asked == [100, 300, 500]
     assert [bucket.timing is None for bucket in found.buckets] == [False, True, False, True, False]
     for bucket in found.buckets:
         assert bucket.step_seconds == pytest.approx(10 * bucket.cost.seconds())
     assert found.seconds["compile"] == 5 * 2.0
-    assert found.seconds["draw"] == 20 * 0.5 / 2
+    assert found.seconds["draw"] == 20 * 0.5
 
 
 def test_buckets_that_would_fill_the_memory_are_not_calibrated():
@@ -100,7 +100,7 @@ def test_buckets_that_would_fill_the_memory_are_not_calibrated():
 
 @pytest.mark.parametrize("wrong", [{"lanes": 0}, {"processes": 0}])
 def test_numbers_that_count_nothing_are_refused(wrong):
-    with pytest.raises(ValueError, match="lanes and processes must be at least 1"):
+    with pytest.raises(ValueError, match="at least 1: got 0"):
         explain(TOY, CELLS, 3, measure=False, **wrong)
 
 
