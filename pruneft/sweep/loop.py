@@ -278,7 +278,7 @@ class _Loop:
     def _adapt(self, steps: int) -> None:
         # Only time spent on the device counts: a slow `put` must not shorten segments.
         seconds, self._waited = self._waited, 0.0
-        if self._adaptive:
+        if self._adaptive and steps:  # a segment that only refilled says nothing
             if seconds > 2 * self._seconds:
                 self._steps = max(1, min(self._steps, steps) // 2)
             elif seconds < self._seconds / 2 and steps >= self._steps:

@@ -12,15 +12,17 @@ from pruneft.sweep.plan import Task
 from pruneft.sweep.programs import Programs
 from pruneft.trial import Bucket
 from tests.sweep.running import BUCKET, around, changed, many
-from tests.sweep.toy import TOY, resolve
+from tests.sweep.toy import LIGHT, resolve
 
 CELL = resolve({"a": 3, "b": 5.0})
-PLAIN = TOY.trial(BUCKET)
+PLAIN = LIGHT.trial(BUCKET)
 OTHER = Bucket(sizes=(("n", 4),), static=BUCKET.static)
 
 
 def _like_toy(make, **functions):
-    return around(make, **{"inputs": TOY.inputs, "resolve": resolve, "axes": TOY.axes, "subject": "toy", **functions})
+    return around(
+        make, **{"inputs": LIGHT.inputs, "resolve": resolve, "axes": LIGHT.axes, "subject": "toy", **functions}
+    )
 
 
 def _tasks(*buckets, count=6):
@@ -53,7 +55,7 @@ def _broken(where, **functions):
     """The toy whose trials have other functions in one bucket."""
 
     def make(bucket):
-        return changed(TOY.trial(bucket), **functions) if bucket == where else TOY.trial(bucket)
+        return changed(LIGHT.trial(bucket), **functions) if bucket == where else LIGHT.trial(bucket)
 
     return _like_toy(make)
 
@@ -88,8 +90,8 @@ def test_a_trial_that_breaks_its_contract_is_an_error(functions, words):
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
-        (lambda cell: {**TOY.inputs(cell), "b": "5"}, "an input of a trial must be a number: 'b' is '5'"),
-        (lambda cell: {"a": 1} if cell["b"] > 5 else TOY.inputs(cell), "expected a, b, gain, got a"),
+        (lambda cell: {**LIGHT.inputs(cell), "b": "5"}, "an input of a trial must be a number: 'b' is '5'"),
+        (lambda cell: {"a": 1} if cell["b"] > 5 else LIGHT.inputs(cell), "expected a, b, gain, got a"),
     ],
 )
 def test_inputs_that_are_no_numbers_or_have_other_names_are_an_error(inputs, words):
@@ -100,7 +102,9 @@ def test_inputs_that_are_no_numbers_or_have_other_names_are_an_error(inputs, wor
 
 
 def test_whole_numbers_among_the_inputs_are_numbers():
-    rows, _, _ = _swept(_like_toy(PLAIN, inputs=lambda cell: {**TOY.inputs(cell), "b": int(cell["b"])}), _tasks(BUCKET))
+    rows, _, _ = _swept(
+        _like_toy(PLAIN, inputs=lambda cell: {**LIGHT.inputs(cell), "b": int(cell["b"])}), _tasks(BUCKET)
+    )
     assert {row.seed: repr(dict(row.report)) for row in rows} == _expected()
 
 

@@ -97,3 +97,19 @@ def toy(cap: int = 500, name: str = "toy") -> Experiment:
 
 
 TOY = toy()
+
+
+def _light(bucket: Bucket) -> Trial:
+    size = bucket["n"]
+
+    def draw(key: jax.Array, inputs: Any) -> ToyProblem:
+        words = jax.random.key_data(key)
+        data = (words[0] >> jnp.arange(size, dtype=jnp.uint32)).astype(jnp.float32) / 2**32
+        length = 5 + (words[1] % jnp.uint32(60)).astype(jnp.int32)
+        return ToyProblem(data, length, jnp.asarray(inputs["gain"], jnp.float32))
+
+    return Trial(**{**_trial(bucket, 500).__dict__, "draw": draw})
+
+
+# The same without a random generator, which takes most of the time to compile: 5 to 64 steps.
+LIGHT = Experiment(**{**TOY.__dict__, "name": "light", "trial": _light})
