@@ -9,6 +9,7 @@ from pruneft.cli._common import DTYPES, OK, check_counts, duration, say, set_pre
 from pruneft.cli._grid import Asked, add_options, asked
 from pruneft.sweep import run_path
 from pruneft.sweep.explain import Explanation, explain, missing_trials
+from pruneft.sweep.local import Settings
 from pruneft.sweep.runs import LEDGER_NAME
 from pruneft.trial import Experiment
 
@@ -26,6 +27,7 @@ def add(commands: Any, experiment: Experiment | None) -> None:
     parser.add_argument("--runs-dir", metavar="DIR", default="runs", help="where runs live (runs)")
     parser.add_argument("--lanes", type=whole, help="trials side by side (by memory, device and number of trials)")
     parser.add_argument("--processes", type=whole, help="processes that share the work (on a CPU one for each core)")
+    parser.add_argument("--max-steps", type=whole, default=Settings().max_steps, help="as sweep has it (10000000)")
     parser.add_argument(
         "--no-calibrate", action="store_true", help="compile and time nothing; estimate from constants of one CPU core"
     )
@@ -38,10 +40,11 @@ def add(commands: Any, experiment: Experiment | None) -> None:
 def run(options: argparse.Namespace) -> int:
     """Plan, look, time a little, print."""
     wanted = asked(options)
-    check_counts(options, "lanes", "processes")
+    check_counts(options, "lanes", "processes", "max_steps")
     set_precision(options.dtype)
     ledger = run_path(options.runs_dir, wanted.run) / LEDGER_NAME
-    todo = missing_trials(wanted.experiment, wanted.cells, wanted.grid.seeds, ledger, options.dtype)
+    settings = Settings(options.dtype, options.lanes, options.max_steps)
+    todo = missing_trials(wanted.experiment, wanted.cells, wanted.grid.seeds, ledger, settings)
     if not (options.quiet or options.no_calibrate):
         say("pruneft: compiling and timing some steps, which takes seconds to a minute (not with --no-calibrate)")
     found = explain(

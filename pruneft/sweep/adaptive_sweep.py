@@ -136,7 +136,7 @@ def adaptive_sweep(
     Settings(dtype, lanes, max_steps).check()
     with hold(directory), Ledger.open(directory / LEDGER_NAME) as ledger, interruptible(on_stop) as stop:
         ledger.begin(
-            code_of(experiment, {"dtype": dtype}),
+            code_of(experiment, Settings(dtype, max_steps=max_steps).identity),
             experiment.name,
             {**manifest(dtype, experiment), "grid": grid.spec(), **(remarks or {})},
             success=experiment.success,

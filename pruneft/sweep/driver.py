@@ -95,7 +95,7 @@ def sweep(
     directory = Path(run_dir)
     with hold(directory), Ledger.open(directory / LEDGER_NAME) as ledger:
         kept = {**manifest(dtype, experiment), "grid": grid.spec(), **(remarks or {})}
-        ledger.begin(code_of(experiment, {"dtype": dtype}), experiment.name, kept, success=experiment.success)
+        ledger.begin(code_of(experiment, settings.identity), experiment.name, kept, success=experiment.success)
         todo = ledger.missing(planned, grid.seeds)
         total = len(planned) * grid.seeds
         made = plan(experiment, todo, dtype=dtype, processes=processes or 1)

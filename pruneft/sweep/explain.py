@@ -16,7 +16,7 @@ from pruneft.sweep.cost import CostModel, LaneCost, lane_cost
 from pruneft.sweep.device import Device, choose_lanes, this_device
 from pruneft.sweep.engine import check_processes, choose_processes
 from pruneft.sweep.ledger import Ledger
-from pruneft.sweep.local import local_devices
+from pruneft.sweep.local import Settings, local_devices
 from pruneft.sweep.plan import COMPILE_SECONDS, Alternative, Plan, Planned, Task, plan
 from pruneft.trial import Bucket, Experiment
 
@@ -192,7 +192,7 @@ def explain(
 
 
 def missing_trials(
-    experiment: Experiment, cells: Sequence[Mapping[str, Any]], seeds: int, ledger: str | Path, dtype: str
+    experiment: Experiment, cells: Sequence[Mapping[str, Any]], seeds: int, ledger: str | Path, settings: Settings
 ) -> list[Planned] | None:
     """The trials that a run does not hold yet, without writing to it; None if there is no such ledger.
 
@@ -202,7 +202,7 @@ def missing_trials(
     if not Path(ledger).is_file():
         return None
     with Ledger.open(ledger, read_only=True) as held:
-        held.check_owner(code_of(experiment, {"dtype": dtype}), experiment.name)
+        held.check_owner(code_of(experiment, settings.identity), experiment.name)
         return list(held.missing(cells, seeds))
 
 

@@ -37,6 +37,12 @@ class Settings(NamedTuple):
     max_steps: int = 10_000_000
     segment_steps: int | None = None
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of them changes results, and therefore belongs to the identity of a stored trial."""
+        usual = self.max_steps == Settings().max_steps
+        return {"dtype": self.dtype} if usual else {"dtype": self.dtype, "max_steps": self.max_steps}
+
     def check(self) -> None:
         """Raise where they make no sense.
 

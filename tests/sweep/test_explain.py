@@ -9,6 +9,7 @@ from pruneft.sweep import explain as explaining
 from pruneft.sweep.calibrate import Timing, calibrate
 from pruneft.sweep.device import Device
 from pruneft.sweep.explain import explain, missing_trials
+from pruneft.sweep.local import Settings
 from pruneft.sweep.plan import plan
 from pruneft.sweep.runs import LEDGER_NAME
 from pruneft.trial import Stage, Trial
@@ -106,16 +107,16 @@ def test_numbers_that_count_nothing_are_refused(wrong):
 
 def test_what_a_run_holds_is_left_out_and_other_code_is_refused(tmp_path):
     ledger = tmp_path / LEDGER_NAME
-    assert missing_trials(TOY, CELLS, 3, ledger, "float32") is None
+    assert missing_trials(TOY, CELLS, 3, ledger, Settings("float32")) is None
     sweep(TOY, make_grid(TOY, {"a": 2, "b": (5.0, 10.0)}, seeds=2), tmp_path, dtype="float32")
-    left = missing_trials(TOY, CELLS, 3, ledger, "float32")
+    left = missing_trials(TOY, CELLS, 3, ledger, Settings("float32"))
     assert len(left) == 24 - 4
     found = explain(TOY, CELLS, 3, todo=left, dtype="float32", measure=False)
     assert (found.trials, found.stored, found.plan.trials) == (24, 4, 20)
     nothing = explain(TOY, CELLS, 3, todo=[], dtype="float32")
     assert (nothing.stored, nothing.plan.compilations, nothing.seconds["total"]) == (24, 0, 0.0)
     with pytest.raises(LedgerError, match="settings were"):
-        missing_trials(toy(cap=7), CELLS, 3, ledger, "float32")
+        missing_trials(toy(cap=7), CELLS, 3, ledger, Settings("float32"))
 
 
 def test_the_compilation_of_a_stage_is_counted_and_its_work_is_not():
