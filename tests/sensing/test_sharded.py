@@ -21,7 +21,7 @@ from pruneft.status import Status
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("sharded_worker.py")
-LIMIT = 240  # seconds; some ten on a quiet machine
+LIMIT = 400  # seconds; some thirty on a quiet machine
 D, N, DIVIDED = 6, 45, 48
 
 
