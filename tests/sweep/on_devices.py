@@ -21,7 +21,7 @@ from tests.sweep.toy import TOY, resolve
 
 def recovery() -> tuple[Experiment, Bucket, list[Any]]:
     """A small grid below and above the transition whose reports hold sums of what was drawn."""
-    short = experiment(prune=PruneRecipe(attempts=(60, 100)))
+    short = experiment(prune=PruneRecipe(attempts=(300, 300)))
 
     def make(bucket: Bucket) -> Any:
         trial = short.trial(bucket)

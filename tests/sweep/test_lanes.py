@@ -12,7 +12,7 @@ from tests.sweep.toy import TOY, resolve, toy
 from tests.test_trial import TRIAL
 
 CELLS = [
-    resolve({"a": a, "b": b, "gain": gain}) for a, b, gain in ((2, 5, 0.5), (8, 10, 0.3), (4, 20, 1e3), (1, 150, 0.5))
+    resolve({"a": a, "b": b, "gain": gain}) for a, b, gain in ((2, 5, 0.5), (8, 10, 0.3), (4, 20, 1e3), (1, 300, 0.5))
 ]
 TRIALS = [(cell, seed) for cell in CELLS for seed in range(15)]
 

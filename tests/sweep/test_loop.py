@@ -172,8 +172,9 @@ def test_nan_is_reported_as_it_is():
 def test_a_size_beyond_the_ladder_is_an_error_and_what_has_finished_is_kept():
     trial = _with_stage(
         lambda size: lambda problem, state: state._replace(left=jnp.zeros((), jnp.int32)),
-        lambda problem, state: (problem.length > 20) & (state.left > 0),
+        lambda problem, state: ~_odd(problem) & (state.step == 5),
         size=lambda problem, state: jnp.full((), 3, jnp.int32),
+        finished=lambda problem, state: _odd(problem) & (state.step == 5),
     )
     experiment = around(trial, inputs=LIGHT.inputs, subject=LIGHT.subject, axes=LIGHT.axes)
     rows = []
@@ -186,7 +187,7 @@ def test_a_size_beyond_the_ladder_is_an_error_and_what_has_finished_is_kept():
             segment_steps=20,
         )
     assert rows  # of the very segment after which the size was asked for
-    assert all(row.report["status"] == Status.CONVERGED for row in rows)
+    assert {row.report["steps"] for row in rows} == {5}
 
 
 def test_no_trials_are_no_rows_and_nothing_is_compiled():
@@ -219,10 +220,10 @@ def test_a_run_is_stopped_after_a_segment_and_keeps_what_has_finished():
         LIGHT,
         taker(iter(TRIALS)),
         lambda new, usage: rows.extend(new),
-        stop=lambda: next(asked) >= 3,
+        stop=lambda: next(asked) >= 11,
         segment_steps=10,
     )
-    assert usage.segments == 4
+    assert usage.segments == 12
     assert 0 < len(rows) < len(TRIALS)
     expected = {seed: report for (_, seed), report in zip(TRIALS, _expected(), strict=True)}
     assert all(repr(dict(row.report)) == repr(expected[row.seed]) for row in rows)
@@ -292,7 +293,7 @@ def test_out_of_memory_says_which_trials_are_not_reported(monkeypatch, error):
     segment = programs.segment
 
     def fail(*arguments):
-        if next(calls) == 4:
+        if next(calls) == 11:
             raise error
         return segment(*arguments)
 
