@@ -21,7 +21,7 @@ from tests.sweep.toy import TOY, resolve
 
 def recovery() -> tuple[Experiment, Bucket, list[Any]]:
     """A small grid below and above the transition whose reports hold sums of what was drawn."""
-    short = experiment(prune=PruneRecipe(attempts=(300, 300)))
+    short = experiment(prune=PruneRecipe(attempts=(500, 1000)))
 
     def make(bucket: Bucket) -> Any:
         trial = short.trial(bucket)
@@ -32,7 +32,7 @@ def recovery() -> tuple[Experiment, Bucket, list[Any]]:
 
         return changed(trial, report=report)
 
-    cells = [RECOVERY.resolve({"d": 5, "r": 1, "n": n}) for n in (6, 12)]
+    cells = [RECOVERY.resolve({"d": 5, "r": 1, "n": n}) for n in (6, 15)]
     bucket = Bucket(sizes=(("d", 5), ("k", 5), ("n", 16)), static=(("method", "prune"),))
     return (
         Experiment(**{**short.__dict__, "trial": make}),
