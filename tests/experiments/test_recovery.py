@@ -8,7 +8,8 @@ from pruneft.experiments.recovery import experiment, resolve, sizes
 from pruneft.sensing import PathRecipe, PruneRecipe, theory
 from pruneft.status import Status
 from pruneft.sweep import Ledger, make_grid, sweep
-from pruneft.sweep.lanes import Programs, run_batch, stack_inputs
+from pruneft.sweep.local import Settings, run_tasks
+from pruneft.sweep.plan import Task
 from pruneft.trial import Bucket
 
 EXPERIMENT = experiment(prune=PruneRecipe(attempts=(1000,)), path=PathRecipe(starts=2, attempts=(100,)))
@@ -95,9 +96,13 @@ def _run(method, padded):
     """Three trials of d = 7, k = 6, r = 1, n = 18, alone or in a bucket of n = 24, d = 8, k = 8."""
     cell = resolve({"d": 7, "k": 6, "r": 1, "n": 18, "sigma": 0.02, "method": method})
     bucket = {"n": 24, "d": 8, "k": 8} if padded else sizes(cell)
-    programs = Programs(EXPERIMENT.trial(Bucket(sizes=tuple(bucket.items()), static=(("method", method),))), 3, 1000)
-    keys = np.stack([EXPERIMENT.key_data(cell, seed) for seed in range(3)])
-    return run_batch(programs, keys, stack_inputs([EXPERIMENT.inputs(cell)] * 3, np.float64))
+    task = Task(
+        bucket=Bucket(sizes=tuple(bucket.items()), static=(("method", method),)),
+        trials=tuple((cell, seed) for seed in range(3)),
+    )
+    rows = []
+    run_tasks(EXPERIMENT, [task], Settings(lanes=3), lambda found, _: rows.extend(found), lambda: False)
+    return [row.report for row in sorted(rows, key=lambda row: row.seed)]
 
 
 @pytest.mark.parametrize("method", ["prune", "path"])

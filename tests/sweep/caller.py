@@ -10,7 +10,7 @@ from tests.sweep.troubles import GOOD, SLOW, TROUBLES
 
 def grid(seeds: int):
     """Half of the trials take their time."""
-    return make_grid(TROUBLES, {"a": (4,), "gain": (GOOD, SLOW)}, seeds)
+    return make_grid(TROUBLES, {"a": (4,), "b": (10.0,), "gain": (GOOD, SLOW)}, seeds)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,8 @@ def test_an_interrupted_sweep_keeps_what_it_wrote_and_goes_on_later(swept, tmp_p
     assert _progress(tmp_path)[:2] == (12, 12)
 
 
-def test_the_first_ctrl_c_lets_the_segment_end_and_keeps_its_rows(swept, tmp_path):
+def test_the_first_ctrl_c_lets_the_segment_end_and_keeps_its_rows(swept, tmp_path, monkeypatch):
+    monkeypatch.setattr("pruneft.sweep.keeper._FLUSH_SECONDS", 0.0)  # told of every segment, not only of the end
     asked = []
 
     def interrupt(now):

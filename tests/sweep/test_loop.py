@@ -298,10 +298,13 @@ def test_out_of_memory_says_which_trials_are_not_reported(monkeypatch, error):
         return segment(*arguments)
 
     monkeypatch.setattr(programs, "segment", fail)
+    left = iter(TRIALS)
     with pytest.raises(OutOfMemory) as caught:
-        run_lanes(programs, LIGHT, taker(iter(TRIALS)), lambda new, usage: rows.extend(new), segment_steps=10)
+        run_lanes(programs, LIGHT, taker(left), lambda new, usage: rows.extend(new), segment_steps=10)
     assert rows
-    assert sorted([row.seed for row in rows] + [seed for _, seed in caught.value.unfinished]) == list(range(20))
+    unfinished = [seed for _, seed in caught.value.unfinished]
+    assert unfinished
+    assert sorted([row.seed for row in rows] + unfinished + [seed for _, seed in left]) == list(range(20))
 
 
 def test_an_error_that_is_not_about_memory_is_not_taken_for_one(monkeypatch):
