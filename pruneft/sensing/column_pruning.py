@@ -37,12 +37,14 @@ class Memory(NamedTuple):
       score: its criterion, infinite while there is none.
       finite: some attempt ended with finite numbers.
       nonzero: some attempt ended with a column left.
+      tried: attempts that have ended.
     """
 
     best: Answer
     score: Float[Array, ""]
     finite: Bool[Array, ""]
     nonzero: Bool[Array, ""]
+    tried: Int[Array, ""]
 
 
 def column_pruning(
@@ -104,7 +106,8 @@ def _method(recipe: PruneRecipe, noise_known: bool) -> Method:
             rss=jnp.sum(jnp.square(lane.y)),
             trace=jnp.full((recipe.lm.max_steps + 1,), jnp.nan, dtype),
         )
-        return Memory(empty, jnp.asarray(jnp.inf, dtype), jnp.zeros((), jnp.bool_), jnp.zeros((), jnp.bool_))
+        no = jnp.zeros((), jnp.bool_)
+        return Memory(empty, jnp.asarray(jnp.inf, dtype), no, no, jnp.zeros((), jnp.int32))
 
     def first(lane: Lane) -> Int[Array, ""]:
         if not noise_known:
@@ -133,7 +136,15 @@ def _method(recipe: PruneRecipe, noise_known: bool) -> Method:
         if noise_known:
             gate = recipe.gate + 2 * lane.noise
             worth &= lanes.rss(lane, pruned) < jnp.square(gate) * lane.n
-        memory = memory._replace(finite=memory.finite | jnp.any(finite), nonzero=memory.nonzero | jnp.any(columns > 0))
+            # Columns that share directions would be refused after fine-tuning too, and as there are many of them it would
+            # be the dearest of all; only when no further attempt comes is the blurred fit fine-tuned for an answer.
+            sharp = jax.vmap(lambda one: lanes.canonical(one, merge=recipe.merge)[1])(pruned) == columns
+            worth &= sharp | (first(lane) + memory.tried >= len(recipe.attempts) - 1)
+        memory = memory._replace(
+            finite=memory.finite | jnp.any(finite),
+            nonzero=memory.nonzero | jnp.any(columns > 0),
+            tried=memory.tried + 1,
+        )
         # What is not fine-tuned is remembered all the same, or an early failure would leave nothing to report.
         memory = settle(lane, pruned, memory)
         return jnp.where(worth[:, None, None], pruned, 0), memory, jnp.any(worth)

@@ -122,6 +122,7 @@ def test_an_executor_that_the_run_made_is_closed_by_it(expected):
     assert [one.closed for one in made] == [True]
 
 
+@pytest.mark.claims  # most of a minute
 def test_a_real_pool_that_breaks_is_made_again(tmp_path, monkeypatch):
     monkeypatch.setenv(WHERE, str(tmp_path))
     trials = trials_of((GOOD,), seeds=7) + trials_of((KILLS_ONCE,), seeds=1)
@@ -357,6 +358,7 @@ def test_tasks_are_small_where_trials_are_long_and_many_enough_for_all_workers()
     assert sorted(seed for job in jobs for _, seed in job.trials) == list(range(400))
 
 
+@pytest.mark.claims  # most of a minute
 def test_a_trial_that_kills_a_real_pool_is_the_only_one_lost():
     good = trials_of((GOOD,), seeds=2)
     kept, _ = _run(_spawn, good + trials_of((KILLS,), seeds=1), TROUBLES_PLACE)

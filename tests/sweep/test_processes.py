@@ -101,7 +101,7 @@ def test_a_worker_that_dies_of_a_trial_once_is_followed_by_one_that_does_it(tmp_
     assert agree(kept.reports(), alone(trials))
 
 
-@pytest.mark.parametrize("deadly", [KILLS, EXITS])
+@pytest.mark.parametrize("deadly", [KILLS, pytest.param(EXITS, marks=pytest.mark.claims)])
 def test_a_trial_that_kills_every_worker_is_lost_and_all_others_are_there(deadly):
     good = trials_of((GOOD,), seeds=12)
     kept, _ = _run(good + trials_of((deadly,), seeds=1), processes=2)
@@ -110,6 +110,7 @@ def test_a_trial_that_kills_every_worker_is_lost_and_all_others_are_there(deadly
     assert agree(reports, alone(good))
 
 
+@pytest.mark.claims  # a minute
 def test_several_trials_that_all_kill_before_any_is_finished_point_to_the_set_up():
     kept = Kept()
     with pytest.raises(WorkersFailed, match=r"3 different trials killed their worker .* with one process"):
