@@ -75,7 +75,8 @@ class Trial:
     Attributes:
       draw: (key, inputs) -> problem. ``inputs`` are the scalars of `Experiment.inputs`; the problem is padded.
       init: (problem,) -> state.
-      step: (problem, state) -> state, one cheap and uniform step, whatever the phase.
+      step: (problem, state) -> state, one cheap and uniform step, whatever the phase. A loop inside must end on any numbers:
+        lanes that have finished, or are empty, are stepped too, and the result is dropped.
       finished: (problem, state) -> bool []: converged, out of steps, or not finite.
       report: (problem, state) -> dict of scalars, ``status`` always among them.
       at_turn: (problem, state) -> bool [], the lane asks for ``turn`` and must not step before it was served.

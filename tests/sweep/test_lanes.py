@@ -167,8 +167,9 @@ def test_what_is_drawn_or_turned_beside_is_a_real_trial():
 
 
 def test_a_layout_follows_the_lanes():
-    assert Layout.of(8) == Layout(lanes=8, chunk=4, queue=32, batch=8)
+    assert Layout.of(8) == Layout(lanes=8, chunk=4, queue=32, batch=2)
     assert Layout.of(1) == Layout(lanes=1, chunk=1, queue=32, batch=1)
+    assert (Layout.of(16).batch, Layout.of(64).batch, Layout.of(1024).batch) == (2, 16, 64)
     assert Layout.of(64).queue == 256  # at most half is taken before the host has written the next
     assert Layout.of(4, ["a"]).shards == 1
     assert Layout.of(4, ["a", "b"]).shards == 2

@@ -90,7 +90,7 @@ def test_a_stage_that_does_nothing_ends_its_trial_as_unfinished():
     assert _ended(found) == broken
     assert {found[place]["steps"] for place in broken} == {2}
     _check_the_others(found, broken)
-    assert usage.stage_calls < 100
+    assert usage.stage_calls <= 32 * len(broken)
 
 
 def test_a_trial_that_goes_from_rung_to_rung_and_back_is_ended_as_unfinished():
