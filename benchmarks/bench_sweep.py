@@ -2,7 +2,8 @@
 
 Run: ``pytest benchmarks/bench_sweep.py`` for a small one, ``python -m benchmarks.collect sweep`` for the tables, about 25 minutes on two
 quiet cores; ``PRUNEFT_BENCH_SMALL=1`` makes everything small, to try it out, and ``PRUNEFT_BENCH_SEEDS`` sets the seeds of the
-second grid (32). The rivals are in `benchmarks.naive`.
+second grid (32). ``PRUNEFT_BENCH_BRIEF=1`` leaves out what takes longest: the second grid, the rivals in other batches, repetitions.
+The rivals are in `benchmarks.naive`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pruneft.experiments.recovery import RECOVERY
 from pruneft.sweep import Grid, Ledger, Plan, Progress, cells, make_grid, sweep
 
 SMALL = bool(os.environ.get("PRUNEFT_BENCH_SMALL"))
+BRIEF = bool(os.environ.get("PRUNEFT_BENCH_BRIEF"))
 
 _RATIOS = (1.05, 1.1, 1.2, 1.3, 1.5, 2.0, 2.5, 3.0)
 _FINE = (1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.35, 1.4, 1.45, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.2, 2.4, 2.6, 2.8, 3.0)
@@ -42,7 +44,7 @@ if SMALL:
         "first": ({"d": [16], "r": [2], "n_per_dof": [1.2, 1.5, 2.0]}, 4),
         "second": ({"d": [20], "r": [2], "kappa": [1.0, 3.0], "n_per_dof": [1.3, 2.0]}, 4),
     }
-CALLS = 3  # in one process: the first, and two more with everything compiled
+CALLS = 2 if BRIEF else 3  # in one process: the first, and two more with everything compiled
 _SAMPLE = 3 if SMALL else 10  # cells that the NumPy rival is timed on
 _SECOND_SAMPLE = 3 if SMALL else 8
 
@@ -160,7 +162,7 @@ def bench_grid(contestant: str, benchmark: Any) -> None:
 
 def measure() -> list[Table]:
     """The tables of this file."""
-    return [*_first(), _second()]
+    return _first() if BRIEF else [*_first(), _second()]
 
 
 def again(found: Sequence[Call]) -> float:
@@ -171,7 +173,7 @@ def again(found: Sequence[Call]) -> float:
 def _first() -> list[Table]:
     cold: dict[Any, list[Call]] = {}
     warm: dict[Any, list[Call]] = {}
-    for processes in (1, 2, None):
+    for processes in (1, 2) if BRIEF else (1, 2, None):
         with alone.scratch() as cache:
             for found, said in ((cold, "empty cache"), (warm, "warm cache")):
                 tell(f"engine, processes={processes}, {said}")
@@ -185,7 +187,7 @@ def _first() -> list[Table]:
         each = alone.call(numpy_trials, cache, grid="first", places=places)[0].value["cells"]
     by_numpy = extrapolate("first", places, each) * grid_of("first").seeds
     rivals: dict[int | None, list[Call]] = {}
-    for lanes in (8, 16, None):
+    for lanes in (8,) if BRIEF else (8, 16, None):
         tell(f"while-loops without refill, {lanes or 'all'} lanes")
         with alone.scratch() as cache:
             calls = CALLS if lanes else 2  # the last takes minutes
@@ -267,7 +269,11 @@ def _musts(
         _must("(a) cold / engine compiled, two processes", first / two, 15, "x", above=True),
         _must("(a) compiled / engine compiled, two processes", kept / two, 15, "x", above=True),
         _must("engine cold, one process", cold[1][0].since_start, 60, " s"),
-        _must("engine cold, default", cold[None][0].since_start, 60, " s"),
+        *(
+            _must(f"engine cold, {'default' if key is None else 'two processes'}", cold[key][0].since_start, 60, " s")
+            for key in cold
+            if key != 1
+        ),
         _must("utilisation, one process", use["used"] / use["spent"], 0.75, "", above=True),
         _must("programs, one process", float(cold[1][0].value["programs"]), 16, ""),
     ]
