@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from pruneft.sweep.ledger import Row
+from pruneft.sweep.ledger import Ledger, Row
 from pruneft.sweep.local import Settings, run_tasks
 from pruneft.sweep.loop import Usage
 from pruneft.sweep.plan import Planned, Task, plan
+from pruneft.sweep.runs import LEDGER_NAME
 from pruneft.trial import Experiment
 from tests.sweep.toy import TOY, resolve
 from tests.sweep.troubles import TROUBLES
@@ -123,3 +125,14 @@ def wait_until(true: Callable[[], Any], seconds: float, what: str) -> float:
         assert time.monotonic() - begin < seconds, f"{what} took more than {seconds} s"
         time.sleep(0.02)
     return time.monotonic() - begin
+
+
+def stored(directory):
+    """The rows of a run, by cell and seed."""
+    with Ledger.open(directory / LEDGER_NAME, read_only=True) as ledger:
+        return sorted(ledger.rows(), key=lambda row: (row["a"], row["seed"]))
+
+
+def approximately(rows):
+    """Rows to be met exactly but for `value`, which other XLA flags round otherwise."""
+    return [{**row, "value": pytest.approx(row["value"], rel=1e-5, abs=1e-6)} for row in rows]

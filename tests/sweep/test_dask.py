@@ -3,8 +3,19 @@ import signal
 
 import pytest
 
-from pruneft.sweep import Ledger, make_grid, sweep
-from tests.sweep.gang import SETTINGS, TROUBLES_PLACE, Kept, agree, alone, never, tasks_of, trials_of
+from pruneft.sweep import make_grid, sweep
+from tests.sweep.gang import (
+    SETTINGS,
+    TROUBLES_PLACE,
+    Kept,
+    agree,
+    alone,
+    approximately,
+    never,
+    stored,
+    tasks_of,
+    trials_of,
+)
 from tests.sweep.toy import TOY
 from tests.sweep.troubles import GOOD, SLOW
 
@@ -40,14 +51,7 @@ def test_a_sweep_on_dask_is_that_of_one_process(client, tmp_path):
     result = sweep(TOY, grid, tmp_path / "dask", dtype="float32", lanes=4, executor=client.get_executor())
     assert (result.planned, result.new) == (12, 12)
     sweep(TOY, grid, tmp_path / "alone", dtype="float32", lanes=4, processes=1)
-    rows = []
-    for name in ("dask", "alone"):
-        with Ledger.open(tmp_path / name / "ledger.sqlite", read_only=True) as ledger:
-            rows.append(sorted(ledger.rows(), key=lambda row: (row["a"], row["seed"])))
-    for rows_ in rows:
-        for row in rows_:
-            row["value"] = pytest.approx(row["value"], rel=1e-5, abs=1e-6) if rows_ is rows[0] else row["value"]
-    assert rows[0] == rows[1]
+    assert stored(tmp_path / "dask") == approximately(stored(tmp_path / "alone"))
 
 
 def test_a_dask_worker_killed_in_mid_run_costs_no_row_and_doubles_none(client):

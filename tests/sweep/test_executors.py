@@ -8,12 +8,24 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 
 from pruneft.status import Status
-from pruneft.sweep import Ledger, make_grid, sweep
 from pruneft.sweep import executors as machinery
+from pruneft.sweep import make_grid, sweep
 from pruneft.sweep.executors import ExecutorFailed, check_place, run_on_executor
 from pruneft.sweep.local import TrialError
 from pruneft.sweep.worker import find_place, ping
-from tests.sweep.gang import SETTINGS, TOY_PLACE, TROUBLES_PLACE, Kept, agree, alone, never, tasks_of, trials_of
+from tests.sweep.gang import (
+    SETTINGS,
+    TOY_PLACE,
+    TROUBLES_PLACE,
+    Kept,
+    agree,
+    alone,
+    approximately,
+    never,
+    stored,
+    tasks_of,
+    trials_of,
+)
 from tests.sweep.toy import TOY, toy
 from tests.sweep.troubles import GOOD, KILLS, KILLS_ONCE, RAISES, SLOW, WHERE
 
@@ -86,14 +98,7 @@ def test_a_sweep_on_a_spawning_pool_is_that_of_one_process(tmp_path):
         result = sweep(TOY, grid, tmp_path / "pool", dtype="float32", lanes=4, executor=pool)
     assert (result.planned, result.new) == (8, 8)
     sweep(TOY, grid, tmp_path / "alone", dtype="float32", lanes=4, processes=1)
-    rows = []
-    for name in ("pool", "alone"):
-        with Ledger.open(tmp_path / name / "ledger.sqlite", read_only=True) as ledger:
-            rows.append(sorted(ledger.rows(), key=lambda row: (row["a"], row["seed"])))
-    for rows_ in rows:
-        for row in rows_:
-            row["value"] = pytest.approx(row["value"], rel=1e-5, abs=1e-6) if rows_ is rows[0] else row["value"]
-    assert rows[0] == rows[1]
+    assert stored(tmp_path / "pool") == approximately(stored(tmp_path / "alone"))
 
 
 def test_a_pool_that_forks_is_refused_before_anything_is_sent():
