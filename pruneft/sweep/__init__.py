@@ -8,6 +8,7 @@ from pruneft.sweep.grid import Grid, cells, make_grid
 from pruneft.sweep.gridfile import GridFile, load_toml
 from pruneft.sweep.ledger import Ledger, LedgerError, Row
 from pruneft.sweep.plan import Plan, plan
+from pruneft.sweep.pool import close_workers
 from pruneft.sweep.progress import Progress
 from pruneft.sweep.runs import RunInfo, check_name, find_ledger, holder, list_runs, run_path
 from pruneft.sweep.summary import CellSummary, summarise, summary, wilson

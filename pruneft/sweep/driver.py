@@ -95,7 +95,8 @@ def sweep(
     directory = Path(run_dir)
     with hold(directory), Ledger.open(directory / LEDGER_NAME) as ledger:
         kept = {**manifest(dtype, experiment), "grid": grid.spec(), **(remarks or {})}
-        ledger.begin(code_of(experiment, settings.identity), experiment.name, kept, success=experiment.success)
+        code = code_of(experiment, settings.identity)
+        ledger.begin(code, experiment.name, kept, success=experiment.success)
         todo = ledger.missing(planned, grid.seeds)
         total = len(planned) * grid.seeds
         made = plan(experiment, todo, dtype=dtype, processes=processes or 1)
@@ -106,7 +107,16 @@ def sweep(
         usage = Usage()
         with interruptible(on_stop) as stop, keeper:
             if todo:
-                usage = run_plan(experiment, made, settings, keeper.put, stop, processes=count, executor=executor)
+                usage = run_plan(
+                    experiment,
+                    made,
+                    settings,
+                    keeper.put,
+                    stop,
+                    processes=count,
+                    executor=executor,
+                    code=code.hash,
+                )
             keeper.interrupted = stop()
         if stop():
             raise KeyboardInterrupt

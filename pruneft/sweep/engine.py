@@ -61,6 +61,7 @@ def run_plan(
     *,
     processes: int = 1,
     executor: ExecutorOrFactory | None = None,
+    code: str | None = None,
 ) -> Usage:
     """Run every trial of a plan; ``put`` is called in this thread with rows as they finish, and with the usage so far.
 
@@ -72,6 +73,7 @@ def run_plan(
       stop: true ends the run after the segments under way.
       processes: from `choose_processes`.
       executor: goes before ``processes``; see `pruneft.sweep.executors.run_on_executor`.
+      code: see `pruneft.sweep.processes.run_in_processes`.
 
     Raises:
       ValueError: other processes cannot import the experiment.
@@ -85,5 +87,5 @@ def run_plan(
         )
     if processes > 1:
         place = check_place(experiment, find_place(experiment))
-        return run_in_processes(place, list(made), settings, processes, put, stop)
+        return run_in_processes(place, list(made), settings, processes, put, stop, code)
     return run_tasks(experiment, made, settings, put, stop)

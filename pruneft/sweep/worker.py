@@ -21,8 +21,12 @@ from pruneft.sweep.ledger import Row
 from pruneft.sweep.plan import Planned, Task
 from pruneft.trial import Bucket, Experiment
 
+# What a worker process learns from its environment.
+ADDRESS, KEY, NUMBER = "PRUNEFT_WORKER_ADDRESS", "PRUNEFT_WORKER_KEY", "PRUNEFT_WORKER_NUMBER"
+
 _TELL_SECONDS = 0.2
 _PARENT_SECONDS = 0.5
+_IDLE_SECONDS = 300.0
 
 
 def find_place(experiment: Experiment) -> str | None:
@@ -114,13 +118,22 @@ def ping() -> str:
 
 
 def serve(connection: Connection, number: int) -> None:
-    """Ask for buckets and trials, and send rows, until there is nothing left to do or the caller has gone."""
+    """Do one job after another, until one fails, none has come for five minutes, or the caller has gone."""
+    with contextlib.suppress(EOFError, OSError):
+        connection.send(("hello", number))
+        while connection.poll(_IDLE_SECONDS):
+            place, values = connection.recv()
+            if not _do(connection, place, values):
+                return
+
+
+def _do(connection: Connection, place: str, values: Sequence[Any]) -> bool:
+    """Ask for buckets and trials, and send rows, until there is nothing left to do; whether all went well."""
     from pruneft.sweep.local import Settings, run_bucket
 
     teller = _Teller(connection)
     ask = teller.ask
     try:
-        place, values = ask("hello", number)
         settings = Settings(*values)
         experiment = load_place(place)
         while (task := ask("bucket")) is not None:
@@ -131,7 +144,7 @@ def serve(connection: Connection, number: int) -> None:
             teller.before += usage._replace(running=0)
     except Exception as error:
         if teller.alone:
-            return  # what the caller has acknowledged is on its disk
+            return False  # what the caller has acknowledged is on its disk
         # As text: the caller may not be able to import the class of the error.
         kinds = [
             kind.__name__
@@ -141,6 +154,8 @@ def serve(connection: Connection, number: int) -> None:
         name = kinds[0] if kinds else type(error).__name__
         with contextlib.suppress(EOFError, OSError):
             ask("failed", name, str(error), traceback.format_exc())
+        return False
+    return True
 
 
 class _Teller:
@@ -183,9 +198,9 @@ def _bucket(sizes: Sequence[Sequence[Any]], static: Sequence[Sequence[str]]) -> 
 def main() -> int:
     """A worker process; its number and the caller's address come through the environment."""
     threading.Thread(target=_end_with, args=(os.getppid(),), name="pruneft-parent", daemon=True).start()
-    address, number = os.environ["PRUNEFT_WORKER_ADDRESS"], int(os.environ["PRUNEFT_WORKER_NUMBER"])
+    address, number = os.environ[ADDRESS], int(os.environ[NUMBER])
     try:
-        connection = Client(address, authkey=bytes.fromhex(os.environ.pop("PRUNEFT_WORKER_KEY")))
+        connection = Client(address, authkey=bytes.fromhex(os.environ.pop(KEY)))
     except (EOFError, OSError):
         return 1  # the caller has gone
     with connection:

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from pruneft.status import Status
+from pruneft.sweep import pool
 from pruneft.sweep import processes as machinery
 from pruneft.sweep.local import TrialError
 from pruneft.sweep.processes import WorkersFailed, run_in_processes
@@ -45,12 +46,12 @@ def broken_start(monkeypatch):
     """Workers that do something else than work."""
 
     def start(code):
-        real = machinery.subprocess.Popen
+        real = pool.subprocess.Popen
 
         def popen(command, **settings):
             return real([sys.executable, "-c", code], **settings)
 
-        monkeypatch.setattr(machinery.subprocess, "Popen", popen)
+        monkeypatch.setattr(pool.subprocess, "Popen", popen)
 
     return start
 
@@ -193,3 +194,55 @@ def test_an_error_of_the_caller_ends_the_workers():
 
     with pytest.raises(OSError, match="no space is left"):
         _run(trials_of((GOOD, SLOW), seeds=20), put=full)
+
+
+def _kept_run(trials, code):
+    kept = Kept()
+    run_in_processes(TOY_PLACE, tasks_of(trials, TOY), SETTINGS, 1, kept, never, code)
+    return kept.reports(), workers_below(os.getpid())
+
+
+@pytest.fixture
+def no_test_name(monkeypatch):
+    """Of one environment: pytest writes the phase of a test into it."""
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    yield
+    pool.close_workers()
+
+
+def test_a_worker_is_kept_for_the_next_run_of_the_same_code_alone(no_test_name):
+    trials = trials_of((GOOD,), seeds=6)
+    first, waiting = _kept_run(trials, "one")
+    again, still = _kept_run(trials, "one")
+    assert len(waiting) == 1
+    assert still == waiting
+    assert agree(again, first)
+    os.kill(min(waiting), signal.SIGKILL)
+    after, fresh = _kept_run(trials, "one")
+    assert agree(after, first)
+    assert not fresh & waiting
+    pool.close_workers()
+    assert not workers_below(os.getpid())
+
+
+def test_workers_are_kept_for_the_same_source_in_the_same_environment_only(no_test_name, monkeypatch):
+    kept = pool.take_pool("this source")
+    pool.leave_pool(kept, "this source")
+    assert pool.take_pool("this source") is kept
+    pool.leave_pool(kept, "this source")
+    other = pool.take_pool("changed source")
+    assert other is not kept
+    pool.leave_pool(other, "changed source")
+    monkeypatch.setenv("PRUNEFT_TEST_OF_ENVIRONMENT", "1")
+    last = pool.take_pool("changed source")
+    assert last is not other
+    pool.leave_pool(last, None)
+
+
+def test_two_runs_at_once_share_no_worker(no_test_name):
+    one, two = pool.take_pool("this source"), pool.take_pool("this source")
+    assert one is not two
+    pool.leave_pool(one, "this source")
+    pool.leave_pool(two, "this source")  # closed: one pool is enough to wait
+    assert pool.take_pool("this source") is one
+    pool.leave_pool(one, None)
