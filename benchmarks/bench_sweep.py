@@ -249,7 +249,7 @@ def _against(
         ],
         rows=rows,
         says=f"{alone.SAYS} Cold and warm-cache times contain the start of Python and the imports; the engine's contain "
-        "its ledger and, with several processes, their start at every call (programs are counted in each process). "
+        "its ledger and, with several processes, their start at the first call (programs are counted in each process). "
         "(a) and (b) train once for a fixed time, the engine and (c) also restart, prune and fine-tune, on the same "
         f"buckets. The compiler had {seconds(loop[0].compiler)} of the plain loop's first pass.",
     )

@@ -62,8 +62,6 @@ def check(options: argparse.Namespace) -> None:
             "--seeds has no meaning with --adaptive, which chooses how many trials a cell gets: leave it out, or limit the "
             "trials per row with --adaptive-most."
         )
-    if options.processes not in (None, 1):
-        raise CommandError("--processes has no meaning with --adaptive, whose rounds are short: leave it out.")
     if options.adaptive_most is not None and options.adaptive_most < 1:
         raise CommandError(f"--adaptive-most: expected at least 1 trial per row, got {options.adaptive_most}.")
 
@@ -109,6 +107,7 @@ def run(
             most=MOST_TRIALS if options.adaptive_most is None else options.adaptive_most,
             dtype=options.dtype,
             lanes=options.lanes,
+            processes=options.processes or 1,
             max_steps=options.max_steps,
             remarks={**remarks, "adaptive": {"axis": axis, "target": options.adaptive}},
             on_round=on_round,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,17 +21,18 @@ from pruneft.status import Status
 from pruneft.sweep.adaptive import Curves, Model, Verdict, allocate, judge, nearest_places, posterior
 from pruneft.sweep.adaptive_rows import GridRow, adaptive_axis, grid_rows
 from pruneft.sweep.code import code_of
-from pruneft.sweep.driver import interruptible, manifest, run_trials
+from pruneft.sweep.driver import interruptible, manifest
+from pruneft.sweep.engine import check_processes, run_plan
 from pruneft.sweep.grid import Grid
+from pruneft.sweep.keeper import Keeper
 from pruneft.sweep.ledger import Ledger, Row
 from pruneft.sweep.local import Settings
-from pruneft.sweep.plan import Planned
+from pruneft.sweep.plan import Planned, plan
 from pruneft.sweep.runs import LEDGER_NAME, hold
 from pruneft.trial import Experiment, canonical_json
 
 MOST_TRIALS = 400
 _LANES = 8
-_STORE_SECONDS = 0.4
 # The round in hand, so that a run killed within it goes on as if nothing had happened. What was found is in the ledger
 # alone; without this file the run goes on as well, with a batch chosen from what there is.
 _ROUND_NAME = "adaptive-round.json"
@@ -90,6 +90,7 @@ def adaptive_sweep(
     most: int = MOST_TRIALS,
     dtype: str = "float64",
     lanes: int | None = None,
+    processes: int = 1,
     max_steps: int = Settings().max_steps,
     remarks: Mapping[str, Any] | None = None,
     on_round: Callable[[Sequence[Transition]], None] | None = None,
@@ -112,6 +113,7 @@ def adaptive_sweep(
       rising: whether success rises along the axis.
       most: trials per row at most; rows that get there are flagged.
       dtype, lanes, max_steps, remarks, on_stop: as in `sweep`.
+      processes: that share each round's trials. Rounds are short: it pays where trials are dear.
       on_round: called before the first round and after each, with the rows as they stand.
       on_rows: called after rows were stored.
 
@@ -126,95 +128,56 @@ def adaptive_sweep(
     planned = plan_adaptive(experiment, grid, target=target, axis=axis, rising=rising)
     model = planned.model
     rows = [_Row(row, model, rising) for row in planned.rows]
-    plan = canonical_json(
+    plan_text = canonical_json(
         {"axis": planned.axis, "target": target, "low": model.low, "high": model.high, "most": most}
         | {"rows": [row.cell for row in rows]}
     )
     directory = Path(run_dir)
     sizes = _fixed_sizes(experiment, [cell for row in rows for cell in row.cells])
-    new = 0
+    settings = Settings(dtype, lanes or _LANES, max_steps)
     Settings(dtype, lanes, max_steps).check()
+    check_processes(experiment, processes)
     with hold(directory), Ledger.open(directory / LEDGER_NAME) as ledger, interruptible(on_stop) as stop:
-        ledger.begin(
-            code_of(experiment, Settings(dtype, max_steps=max_steps).identity),
-            experiment.name,
-            {**manifest(dtype, experiment), "grid": grid.spec(), **(remarks or {})},
-            success=experiment.success,
-        )
+        code = code_of(experiment, settings.identity)
+        kept = {**manifest(dtype, experiment), "grid": grid.spec(), **(remarks or {})}
+        ledger.begin(code, experiment.name, kept, success=experiment.success)
         index = {canonical_json(cell): row for row in rows for cell in row.cells}
         names = [one.name for one in experiment.axes if one.kind != "derived"]
         for stored in ledger.rows():
             cell = {name: stored[name] for name in names if name in stored}
             _count(index, rows, cell, stored["seed"], _success(experiment, stored))
-        unfinished = _load_round(directory, plan, rows)
 
-        def store(done: list[Row]) -> None:
-            nonlocal new
-            new += ledger.write(done)
+        def count(done: list[Row]) -> None:
             for one in done:
                 _count(index, rows, one.cell, one.seed, _success(experiment, one.report))
             if on_rows is not None:
                 on_rows(done)
 
-        while True:
-            trials = unfinished or [one for row in rows for one in row.next(most)]
-            if on_round is not None:
-                on_round([row.transition(most) for row in rows])
-            if not trials:
-                break
-            _save_round(directory, plan, trials)
-            spent = [row.spent for row in rows]
-            with _Batches(store) as batches:
-                for _ in run_trials(
-                    experiment,
-                    trials,
-                    dtype=dtype,
-                    lanes=lanes or _LANES,
-                    max_steps=max_steps,
-                    sizes=sizes,
-                    on_rows=batches.put,
-                    stop=stop,
-                ):
-                    pass
-            if stop():
-                raise KeyboardInterrupt
-            if all(row.spent == before for row, before in zip(rows, spent, strict=True)):
-                raise RuntimeError(
-                    f"a round of {len(trials)} trials came back without any of them: nothing to go on with."
-                )
-            unfinished = []
+        before = sum(row.spent for row in rows)
+        keeper = Keeper(ledger, experiment, before, 0, 0.0, workers=processes, on_stored=count, open_end=True)
+        unfinished = _load_round(directory, plan_text, rows)
+        with keeper:
+            while True:
+                trials = unfinished or [one for row in rows for one in row.next(most)]
+                if on_round is not None:
+                    on_round([row.transition(most) for row in rows])
+                if not trials:
+                    break
+                _save_round(directory, plan_text, trials)
+                spent = [row.spent for row in rows]
+                made = plan(experiment, trials, dtype=dtype, sizes=sizes)
+                keeper.extend(len(trials), made.steps)
+                run_plan(experiment, made, settings, keeper.put, stop, processes=processes, code=code.hash)
+                keeper.flush()
+                if stop():
+                    raise KeyboardInterrupt
+                if all(row.spent == so_far for row, so_far in zip(rows, spent, strict=True)):
+                    raise RuntimeError(
+                        f"a round of {len(trials)} trials came back without any of them: nothing to go on with."
+                    )
+                unfinished = []
         (directory / _ROUND_NAME).unlink(missing_ok=True)
-    return Adapted(directory / LEDGER_NAME, [row.transition(most) for row in rows], new)
-
-
-class _Batches:
-    """Hands rows on as they finish, but not more often than pays: a synchronised transaction takes milliseconds."""
-
-    def __init__(self, store: Callable[[list[Row]], None]) -> None:
-        self._store = store
-        self._rows: list[Row] = []
-        self._stored = time.monotonic()
-
-    def __enter__(self) -> _Batches:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._flush()
-        else:
-            with contextlib.suppress(Exception):  # the first error is the one to be told
-                self._flush()
-
-    def put(self, rows: list[Row]) -> None:
-        self._rows += rows
-        if time.monotonic() - self._stored >= _STORE_SECONDS:
-            self._flush()
-
-    def _flush(self) -> None:
-        rows, self._rows = self._rows, []
-        if rows:
-            self._store(rows)
-        self._stored = time.monotonic()
+    return Adapted(directory / LEDGER_NAME, [row.transition(most) for row in rows], keeper.new)
 
 
 class AdaptivePlan(NamedTuple):

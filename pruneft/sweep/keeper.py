@@ -41,6 +41,8 @@ class Keeper:
         *,
         workers: int = 1,
         on_progress: Callable[[Progress], None] | None = None,
+        on_stored: Callable[[list[Row]], None] | None = None,
+        open_end: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """For a plan of ``planned`` trials, ``todo`` of them to be done in ``steps`` expected steps.
@@ -51,11 +53,14 @@ class Keeper:
           planned, todo, steps: of the plan.
           workers: processes that compute.
           on_progress: told how far the run is whenever something was stored, and about every half second.
+          on_stored: given the rows that were stored, before ``on_progress``.
+          open_end: more will be planned by `extend`, so that nobody knows when the run will end.
           clock: seconds, monotonic.
         """
         self._ledger, self._experiment, self._clock, self._tell = ledger, experiment, clock, on_progress
+        self._on_stored, self._open_end = on_stored, open_end
         self._planned, self._stored, self._workers = planned, planned - todo, workers
-        self._expected, self._passed = max(steps, 1.0), 0.0
+        self._expected, self._passed = steps, 0.0
         self._rows: list[Row] = []
         self._usage = Usage()
         self._failed = 0
@@ -82,12 +87,21 @@ class Keeper:
             if error is None:
                 raise  # otherwise the first error is the one to be told
 
+    def extend(self, todo: int, steps: float) -> None:
+        """Plan so many trials more."""
+        self._planned += todo
+        self._expected += steps
+
     def put(self, rows: list[Row], usage: Usage) -> None:
         """Keep finished rows; on disk within half a second."""
         self._rows.extend(rows)
         self._usage = usage
         if len(self._rows) >= _FLUSH_ROWS or self._clock() - self._flushed >= _FLUSH_SECONDS:
-            self._flush("running")
+            self.flush()
+
+    def flush(self) -> None:
+        """Store what there is now."""
+        self._flush("running")
 
     def _flush(self, state: State) -> None:
         rows, self._rows = self._rows, []
@@ -104,6 +118,8 @@ class Keeper:
         else:
             self._ledger.report_progress(progress)
         self._flushed = self._clock()
+        if rows and self._on_stored is not None:
+            self._on_stored(rows)
         if self._tell is not None:
             self._tell(progress)
 
@@ -118,7 +134,6 @@ class Keeper:
         # trials.
         seconds = last - first if last > first else math.inf
         pace = (passed_now - passed_then) / seconds
-        left = max(0.0, self._expected - self._passed)
         done = self._stored + self.new + coming
         return Progress(
             planned=self._planned,
@@ -126,9 +141,16 @@ class Keeper:
             running=self._usage.running,
             failed=self._failed,
             rate=(done_now - done_then) / seconds,
-            eta=0.0 if done >= self._planned else left / pace if pace > 0 else None,
+            eta=self._left(done, pace),
             utilisation=self._usage.utilisation,
             elapsed=self._clock() - self._begin,
             workers=self._workers,
             state=state,
         )
+
+    def _left(self, done: int, pace: float) -> float | None:
+        if self._open_end:
+            return None
+        if done >= self._planned:
+            return 0.0
+        return max(0.0, self._expected - self._passed) / pace if pace > 0 else None

@@ -63,7 +63,6 @@ def test_the_flag_without_a_value_may_stand_before_the_experiment(refused):
         (("--adaptive", "0.1", "--adaptive-axis", "half"), "--half: expected two values at least"),
         (("--adaptive", "0.1", "--seeds", "3"), "--seeds has no meaning with --adaptive"),
         (("--adaptive", "0.1", "--adaptive-most", "0"), "--adaptive-most: expected at least 1 trial per row, got 0"),
-        (("--adaptive", "0.1", "--processes", "2"), "--processes has no meaning with --adaptive"),
         (("--adaptive", "0.1", "--max-steps", "0"), "--max-steps: expected a whole number of at least 1, got 0"),
         (("--adaptive-most", "9"), "--adaptive-most goes with --adaptive TARGET"),
         (("--adaptive-axis", "n"), "--adaptive-axis goes with --adaptive TARGET"),

@@ -9,6 +9,7 @@ import pytest
 
 from pruneft.status import Status
 from pruneft.sweep import GridError, Ledger, LedgerError, Row, adaptive_sweep, make_grid, sweep
+from pruneft.sweep.loop import Usage
 from pruneft.sweep.runs import LEDGER_NAME, hold
 from pruneft.trial import Trial
 from tests.sweep.bernoulli import BERNOULLI
@@ -46,6 +47,31 @@ def test_each_row_ends_with_an_interval_as_narrow_as_the_target(adapted):
         assert row.reached == {"n": math.ceil(row.estimate * 40)}
     assert done.new == sum(row.trials for row in done.transitions) == len(_rows(directory))
     assert not (directory / ROUND).exists()
+
+
+def test_the_ledger_says_how_far_the_rounds_have_come(adapted, tmp_path):
+    seen = []
+
+    def look(_):
+        # As `pruneft status` does from another process.
+        with Ledger.open(tmp_path / LEDGER_NAME, read_only=True) as ledger:
+            seen.append(ledger.progress[0])
+
+    done = _run(tmp_path, on_rows=look, on_round=look)
+    assert [now.state for now in seen] == ["running"] * len(seen)
+    assert {now.eta for now in seen} == {None}  # nobody knows how many rounds there will be
+    assert all(now.done <= now.planned for now in seen)
+    planned = [now.planned for now in seen]
+    assert planned == sorted(planned)
+    with Ledger.open(tmp_path / LEDGER_NAME, read_only=True) as ledger:
+        last = ledger.progress[0]
+    assert (last.state, last.done, last.planned) == ("finished", done.new, done.new)
+
+
+def test_several_processes_share_the_rounds(adapted, tmp_path):
+    one, done = adapted[1], _run(tmp_path, processes=2)
+    assert [row.flag for row in done.transitions] == ["ok", "ok"]
+    assert done.transitions == one.transitions
 
 
 def test_a_repeated_cell_takes_the_next_seed(adapted):
@@ -185,18 +211,19 @@ def test_a_transition_sharper_than_the_steps_of_the_axis_is_told_early(tmp_path)
 
 
 def test_trials_lost_with_their_worker_say_nothing_and_do_not_go_on_for_ever(tmp_path, monkeypatch):
-    def lost(experiment, trials, *, on_rows, **settings):
-        on_rows([Row(cell, seed, {"status": int(Status.WORKER_LOST)}) for cell, seed in trials])
-        return []
+    def lost(experiment, made, settings, put, stop, **how):
+        for task in made:
+            put([Row(cell, seed, {"status": int(Status.WORKER_LOST)}) for cell, seed in task.trials], Usage())
+        return Usage()
 
-    monkeypatch.setattr(MODULE, "run_trials", lost)
+    monkeypatch.setattr(MODULE, "run_plan", lost)
     done = _run(tmp_path, most=30)
     assert [(row.flag, row.trials) for row in done.transitions] == [("limit", 30)] * 2
     assert all(row.high - row.low > 1 for row in done.transitions)
 
 
 def test_a_round_that_brings_nothing_is_an_error_and_not_a_loop(tmp_path, monkeypatch):
-    monkeypatch.setattr(MODULE, "run_trials", lambda *given, **settings: iter(()))
+    monkeypatch.setattr(MODULE, "run_plan", lambda *given, **how: Usage())
     with pytest.raises(RuntimeError, match="a round of 16 trials came back without any of them"):
         _run(tmp_path)
 

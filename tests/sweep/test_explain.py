@@ -137,3 +137,12 @@ def test_the_compilation_of_a_stage_is_counted_and_its_work_is_not():
     task = plan(TOY, [(cell, 0) for cell in CELLS])[0]
     assert calibrate(dataclasses.replace(TOY, trial=trial), task, 2, "float32").compile_seconds > 0
     assert served == [2]
+
+
+@pytest.mark.claims  # a quarter of a minute
+def test_a_grid_of_a_million_cells_is_explained():
+    grid = make_grid(TOY, {"a": range(1, 101), "b": [10.0 + step for step in range(10_000)]}, seeds=1)
+    found = explain(TOY, cells(TOY, grid), 1, dtype="float32", measure=False)
+    assert (found.cells, found.trials) == (10**6, 10**6)
+    assert sum(bucket.cells for bucket in found.buckets) == 10**6
+    assert found.plan.compilations == len(found.buckets) <= 100

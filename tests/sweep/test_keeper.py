@@ -123,6 +123,20 @@ def test_a_finished_plan_has_no_time_left(ledger, clock):
     assert [(now.done, now.eta, now.state) for now in told] == [(1, 0.0, "finished")]
 
 
+def test_a_plan_that_grows_has_no_time_left_and_hands_on_what_was_stored(ledger, clock):
+    told, stored = [], []
+    with _keeper(ledger, clock, told, planned=0, todo=0, open_end=True, on_stored=stored.append) as keeper:
+        keeper.extend(2, 2 * STEPS)
+        clock.now += 1
+        keeper.put([_row(0)], USAGE)
+        keeper.put([_row(1)], USAGE)
+        keeper.flush()
+        keeper.extend(1, STEPS)
+        keeper.put([_row(2)], USAGE)
+    assert [(now.done, now.planned, now.eta) for now in told] == [(1, 2, None), (2, 2, None), (3, 3, None)]
+    assert [[row.seed for row in rows] for rows in stored] == [[0], [1], [2]]
+
+
 def test_trials_without_success_are_counted_with_those_that_were_lost(ledger, clock):
     told = []
     lost = Row(CELL, 3, {"status": int(Status.WORKER_LOST)})
