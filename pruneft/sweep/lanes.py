@@ -14,109 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from pruneft.sweep import trees
+from pruneft.sweep.exchange import Carry, Outcome, Queue, Returned, Served
 from pruneft.trial import Trial, wrap_key
 
 # A stage that leaves a lane where it was would otherwise keep its batch for ever.
 _MOST_CALLS = 256
-
-
-Numbers = Any  # a jax.Array on the device, a NumPy array on the host
-
-
-class Queue(NamedTuple):
-    """A window of the trials that have not begun; every array has a leading axis over devices times slots.
-
-    Attributes:
-      words: uint32 [Q, 2], keys.
-      inputs: [Q, m], the inputs in the order of `Lanes.names`.
-      row: int32 [Q], the number by which the caller knows the trial.
-      base, end: int32 [1], positions in the whole queue of the first slot, and of the end of what there is.
-    """
-
-    words: Numbers
-    inputs: Numbers
-    row: Numbers
-    base: Numbers
-    end: Numbers
-
-
-class Returned(NamedTuple):
-    """A window of the trials that come back from the stage: a `Queue`, and the states they go on from.
-
-    Attributes:
-      queue: as above.
-      state: [Q, ...].
-      taken: int32 [Q], steps that each has taken.
-    """
-
-    queue: Queue
-    state: PyTree
-    taken: Numbers
-
-
-class Carry(NamedTuple):
-    """What stays on the device between segments, donated from one to the next.
-
-    Attributes:
-      problem, state: [L, ...].
-      row: int32 [L], the trial's number; -1 in an idle lane.
-      taken: int32 [L], steps of the trial.
-      fresh, back: int32 [1], positions of the next trial in `Queue` and in `Returned`.
-    """
-
-    problem: PyTree
-    state: PyTree
-    row: Numbers
-    taken: Numbers
-    fresh: Numbers
-    back: Numbers
-
-
-class Outcome(NamedTuple):
-    """What a segment tells the host.
-
-    Attributes:
-      row: int32 [L], whose trial it was.
-      done: bool [L], reported here; ``lost``: done without having finished, at its limit or stuck in its turn.
-      waiting: bool [L], handed over to the stage; ``size``: int32 [L] what it asks for.
-      report: name -> [L]; zeros where no lane is done.
-      state: [L, ...]; zeros where no lane waits. Typed keys as their words.
-      taken: int32 [L].
-      live: int32 [1], lanes at work after the refill.
-      fresh, back: as in `Carry`.
-      steps: int32 [1], steps of the segment; ``used``: int32 [1], lane-steps in which a lane was at work.
-    """
-
-    row: Numbers
-    done: Numbers
-    lost: Numbers
-    waiting: Numbers
-    size: Numbers
-    report: dict[str, Any]
-    state: PyTree
-    taken: Numbers
-    live: Numbers
-    fresh: Numbers
-    back: Numbers
-    steps: Numbers
-    used: Numbers
-
-
-class Served(NamedTuple):
-    """What the stage tells the host, [B] each: as in `Outcome`."""
-
-    state: PyTree
-    done: Numbers
-    waiting: Numbers
-    size: Numbers
-    report: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,20 +151,13 @@ class Lanes:
         )
         row = jnp.where(done | wait, -1, carry.row)
         filled = self._refill(Carry(problem, state, row, taken, carry.fresh, carry.back), queue, returned)
+        flags = (carry.row, done, lost, wait, self._size(problem, state, lanes), taken)
+        counts = (jnp.sum(filled.row >= 0, dtype=jnp.int32), filled.fresh[0], filled.back[0], steps, used)
         outcome = Outcome(
-            row=carry.row,
-            done=done,
-            lost=lost,
-            waiting=wait,
-            size=self._size(problem, state, lanes),
+            lanes=jnp.stack([flag.astype(jnp.int32) for flag in flags], axis=-1),
+            counts=jnp.stack(counts)[None],
             report=report,
             state=handed,
-            taken=taken,
-            live=jnp.sum(filled.row >= 0, dtype=jnp.int32)[None],
-            fresh=filled.fresh,
-            back=filled.back,
-            steps=steps[None],
-            used=used[None],
         )
         return filled, outcome
 

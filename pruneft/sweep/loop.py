@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from pruneft.status import Status
-from pruneft.sweep.lanes import Outcome, Queue, Served
+from pruneft.sweep.exchange import Outcome, Queue, Served
 from pruneft.sweep.ledger import Row
 from pruneft.sweep.plan import Planned
 from pruneft.sweep.programs import Programs, pack
@@ -153,7 +153,7 @@ class _Loop:
         self._stage: dict[int, deque[_Waiting]] = {}
         self._live = 0
         self._usage = Usage()
-        self._queue, self._returned = programs.no_queue(), programs.no_returned()
+        self._queue, self._returned = programs.place(programs.no_queue()), programs.place(programs.no_returned())
         self._tree = jax.tree.structure(self._returned.state)
         self._waited = 0.0  # seconds on the device since the last segment was read
 
@@ -216,7 +216,7 @@ class _Loop:
             queue = self._programs.no_queue()
             for shard, line in enumerate(self._fresh):
                 self._write(queue, shard, line, line.first(slots))
-            self._queue = queue
+            self._queue = self._programs.place(queue)
         if any(line.low(slots) for line in self._back):
             returned = self._programs.no_returned()
             leaves = jax.tree.leaves(returned.state)
@@ -227,7 +227,7 @@ class _Loop:
                     returned.taken[slot] = entry.taken
                     for leaf, value in zip(leaves, entry.state, strict=True):
                         leaf[slot] = value
-            self._returned = returned
+            self._returned = self._programs.place(returned)
 
     def _write(self, queue: Queue, shard: int, line: _Line, numbers: list[int]) -> None:
         begin = shard * self._programs.layout.queue
@@ -239,26 +239,25 @@ class _Loop:
 
     def _handle(self, outcome: Outcome) -> None:
         begin = time.monotonic()
-        waiting = np.asarray(outcome.waiting)
-        # States are read only where one is handed over; reading waits for the segment.
-        got: Outcome = jax.device_get(outcome._replace(state=outcome.state if waiting.any() else None))
+        # Reading waits for the segment. Reports and states are read only where there are any.
+        lanes, counts = jax.device_get((outcome.lanes, outcome.counts))
+        got = Outcome(lanes, counts, report={}, state=None)
+        done, waiting = np.flatnonzero(got.done), np.flatnonzero(got.waiting)
+        got = got._replace(
+            report=jax.device_get(outcome.report) if done.size else {},
+            state=jax.device_get(outcome.state) if waiting.size else None,
+        )
         self._waited += time.monotonic() - begin
         for lines, taken in ((self._fresh, got.fresh), (self._back, got.back)):
             for line, position in zip(lines, taken, strict=True):
                 line.advance(int(position))
         self._live = int(got.live.sum())
-        rows = [
-            self._report(int(got.row[lane]), got.report, lane, lost=bool(got.lost[lane]))
-            for lane in np.flatnonzero(got.done)
+        rows = [self._report(int(got.row[lane]), got.report, lane, lost=bool(got.lost[lane])) for lane in done]
+        leaves = jax.tree.leaves(got.state)
+        handed = [
+            (_Waiting(int(got.row[lane]), [leaf[lane] for leaf in leaves], int(got.taken[lane])), int(got.size[lane]))
+            for lane in waiting
         ]
-        handed = []
-        if waiting.any():
-            leaves = jax.tree.leaves(got.state)
-            for lane in np.flatnonzero(waiting):
-                row = int(got.row[lane])
-                handed.append(
-                    (_Waiting(row, [leaf[lane] for leaf in leaves], int(got.taken[lane])), int(got.size[lane]))
-                )
         self._usage = self._usage._replace(
             used=self._usage.used + int(got.used.sum()),
             spent=self._usage.spent + int(got.steps.sum()) * self._programs.layout.lanes,

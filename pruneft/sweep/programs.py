@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from pruneft.sweep import trees
-from pruneft.sweep.lanes import Carry, Lanes, Layout, Outcome, Queue, Returned, Served
+from pruneft.sweep.exchange import Carry, Outcome, Queue, Returned, Served
+from pruneft.sweep.lanes import Lanes, Layout
 from pruneft.trial import Trial
 
 AXIS = "lanes"  # of the mesh
@@ -99,10 +100,7 @@ class Programs:
             fresh=jnp.zeros((shards,), jnp.int32),
             back=jnp.zeros((shards,), jnp.int32),
         )
-        mesh = self._mesh()
-        if mesh is None:
-            return carry
-        return jax.device_put(carry, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS)))
+        return carry if self._mesh() is None else self.place(carry)
 
     def no_queue(self) -> Queue:
         """An empty window, NumPy, to be filled in by the host."""
@@ -122,6 +120,13 @@ class Programs:
             lambda leaf: np.zeros((queue.row.size, *leaf.shape), leaf.dtype), trees.plain_shapes(self.lanes.state)
         )
         return Returned(queue, state, np.zeros(queue.row.size, np.int32))
+
+    def place(self, window: PyTree) -> PyTree:
+        """A window on the devices, each with its own slots: moved once, and not at every segment that looks at it."""
+        mesh = self._mesh()
+        if mesh is None:
+            return jax.device_put(window)
+        return jax.device_put(window, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS)))
 
     def segment(
         self, carry: Carry, queue: Queue, returned: Returned, steps: int, blocked: int

@@ -125,7 +125,7 @@ def test_a_run_interrupted_within_a_round_ends_as_if_it_had_not_been(adapted, tm
         return real(self, rows, progress)
 
     real = Ledger.write
-    monkeypatch.setattr(MODULE, "_STORE_SECONDS", 0.0)
+    monkeypatch.setattr("pruneft.sweep.keeper._FLUSH_SECONDS", 0.0)
     monkeypatch.setattr(Ledger, "write", write)
     with pytest.raises(Stop):
         _run(tmp_path)
@@ -142,7 +142,7 @@ def test_a_run_interrupted_within_a_round_ends_as_if_it_had_not_been(adapted, tm
 
 
 def test_ctrl_c_stops_within_a_round_keeps_its_rows_and_the_run_ends_as_if_undisturbed(adapted, tmp_path, monkeypatch):
-    monkeypatch.setattr(MODULE, "_STORE_SECONDS", 0.0)
+    monkeypatch.setattr("pruneft.sweep.keeper._FLUSH_SECONDS", 0.0)
     asked = []
     with pytest.raises(KeyboardInterrupt):
         _run(
