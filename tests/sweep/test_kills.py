@@ -60,6 +60,10 @@ def _caller(directory, seeds):
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             "OPENBLAS_NUM_THREADS": "1",
+            # As the command keeps one; a process that is killed while it writes there must do no harm either.
+            "JAX_COMPILATION_CACHE_DIR": str(directory.parent / "programs"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
         },
         stderr=subprocess.PIPE,
     )
