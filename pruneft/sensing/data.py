@@ -68,9 +68,9 @@ def prepare(problem: Problem, weights: Any = None, dtype: Any = None) -> Data:
     wanted = _wanted(problem.y, dtype)
     if placed is not None:
         y = jnp.asarray(problem.y, wanted)
-        if weights is None:
-            return Data(operator=operator, y=y, n=n)
-        return Data(**dict(zip(("operator", "y", "n"), sharded.weigh(operator, y, weights, placed, n), strict=True)))
+        if weights is not None and isinstance(operator, PackedOperator):
+            operator, y, n = sharded.weigh(operator, y, weights, placed, n)
+        return Data(operator=operator, y=y, n=n)
     host = np.asarray(problem.y, np.float64)
     y_unit = _unit(np.max(np.abs(host)))
     if not isinstance(operator, PackedOperator):
