@@ -9,12 +9,14 @@ Derived (ours); exact in the linear model.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 from scipy import special  # type: ignore[import-untyped]
 
 _DRAWS = 20_000
 _SEED = 20_231_103
+_KEPT = 64  # size of W up to which its draws are kept for the next call: 20 MB
 
 
 def largest_eigenvalue_tail(t: float, m: int, *, draws: int = _DRAWS) -> float:
@@ -28,15 +30,26 @@ def largest_eigenvalue_tail(t: float, m: int, *, draws: int = _DRAWS) -> float:
       m: size of W, at least 1.
       draws: of W; the result is (1 + exceedances) / (1 + draws), never 0. Standard error .0015 at .05.
     """
-    generator = np.random.default_rng([_SEED, m])
-    pivot = generator.standard_normal(draws) - t
-    below = pivot < 0
-    for freedom in range(m - 1, 0, -1):
-        square = generator.chisquare(freedom, draws) / 2
+    pivot = np.full(draws, -1.0)
+    below = np.ones(draws, bool)
+    for diagonal, square in _kept(m, draws) if m <= _KEPT else _tridiagonal(m, draws):
         # A pivot of exactly zero is an eigenvalue at t of a leading block; any tiny number in its place will do.
-        pivot = generator.standard_normal(draws) - t - square / np.where(pivot == 0, -1e-300, pivot)
+        pivot = diagonal - t - square / np.where(pivot == 0, -1e-300, pivot)
         below &= pivot < 0
     return float((1 + np.sum(~below)) / (1 + draws))
+
+
+def _tridiagonal(m: int, draws: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Diagonal entries of all draws, and the squares of the entries before them, one row of W after another."""
+    generator = np.random.default_rng([_SEED, m])
+    yield generator.standard_normal(draws), np.zeros(draws)
+    for freedom in range(m - 1, 0, -1):
+        yield generator.standard_normal(draws), generator.chisquare(freedom, draws) / 2
+
+
+@functools.lru_cache(maxsize=4)
+def _kept(m: int, draws: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    return tuple(_tridiagonal(m, draws))
 
 
 def chi_square_tail(value: float, freedom: int) -> float:
