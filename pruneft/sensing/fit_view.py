@@ -79,7 +79,7 @@ class Measured:
             for block in self._blocks(1):
                 total += errors[begin : begin + len(block)] @ block.astype(np.float64)
                 begin += len(block)
-            return np.asarray(smat(total)) / (self.data.n * self.gain)  # type: ignore[arg-type]
+            return np.asarray(smat(total)) / (self.data.n * self.gain)
         placed = self.problem.sharding
         with sharded.quiet(placed):
             weights = jnp.asarray(errors, self._dtype)
@@ -91,7 +91,7 @@ class Measured:
         """[rows, d, r], ``A_i V``."""
         d = self.data.operator.d
         if self.rows is not None:
-            parts = [smat(block.astype(np.float64)) @ vectors for block in self._blocks(d)]  # type: ignore[arg-type]
+            parts = [smat(block.astype(np.float64)) @ vectors for block in self._blocks(d)]
             return np.concatenate(parts) / self.gain
         with sharded.quiet(self.problem.sharding):
             found = self._operator.jacobian(jnp.asarray(vectors, self._dtype))
