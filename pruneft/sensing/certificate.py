@@ -32,6 +32,7 @@ class Certificate:
       verdict: see `Verdict`.
       reasons: sentences that led to the verdict or limit it, each with its number and its limit; the weightiest first.
       n: measurements that count, each distinct one once. ``repeated``: how many said nothing new.
+      constant: every measurement has the same value.
       rank, dof: of the answer.
       exact: the data are fitted to rounding level.
       sigma, sigma_interval: noise standard deviation, in units of y.
@@ -63,6 +64,7 @@ class Certificate:
     reasons: tuple[str, ...]
     n: int
     repeated: int
+    constant: bool
     rank: int
     dof: int
     exact: bool
@@ -135,7 +137,10 @@ def judge(found: Certificate, limits: PathRecipe, *, rank_given: bool, failure: 
 
 def _rejections(found: Certificate, limits: PathRecipe) -> list[str]:
     if found.rank == 0:
-        return [f"No rank could be fitted to {found.n} {_distinct(found)}measurements."]
+        return [
+            f"No rank could be fitted (n = {found.n}{' distinct' if found.repeated else ''}): there are too few measurements, or they are not of "
+            "any positive semidefinite matrix of low rank."
+        ]
     reasons = []
     if found.n <= found.dof:
         reasons.append(
@@ -191,6 +196,10 @@ def _doubts(found: Certificate, limits: PathRecipe) -> list[str]:
 
 def _remarks(found: Certificate) -> list[str]:
     reasons = []
+    if found.constant:
+        reasons.append(
+            "Every measurement has the same value, which measurements of a matrix do not: check that the right y was passed."
+        )
     if found.outliers:
         shown = ", ".join(f"{i} ({z:.1f})" for i, z in zip(found.outliers[:8], found.deviations, strict=False))
         more = f" and {len(found.outliers) - 8} more" if len(found.outliers) > 8 else ""

@@ -78,6 +78,7 @@ def certify(
         reasons=(),
         n=data.n,
         repeated=data.repeated,
+        constant=data.n > 1 and _constant(problem),
         rank=rank,
         dof=dof,
         **{"exact": False, **numbers, **known},
@@ -230,6 +231,13 @@ def _factor(given: Any, d: int) -> np.ndarray:
     kept = values > max(d, array.shape[1]) * eps * values[0]
     canonical: np.ndarray = left[:, kept] * values[kept]
     return canonical
+
+
+def _constant(problem: Problem) -> bool:
+    if problem.sharding is not None:
+        return False  # its ends are padding
+    y = np.asarray(problem.y)
+    return problem.n == len(y) and bool(np.all(y == y[0]))
 
 
 def _possible(dtype: str | None) -> str | None:
