@@ -138,8 +138,8 @@ def judge(found: Certificate, limits: PathRecipe, *, rank_given: bool, failure: 
 def _rejections(found: Certificate, limits: PathRecipe) -> list[str]:
     if found.rank == 0:
         return [
-            f"No rank could be fitted (n = {found.n}{' distinct' if found.repeated else ''}): there are too few measurements, or they are not of "
-            "any positive semidefinite matrix of low rank."
+            f"No rank could be fitted (n = {found.n}{' distinct' if found.repeated else ''}): there are too few measurements, or they "
+            "are not of any positive semidefinite matrix of low rank."
         ]
     reasons = []
     if found.n <= found.dof:
@@ -163,7 +163,8 @@ def _rejections(found: Certificate, limits: PathRecipe) -> list[str]:
         )
     if found.curvature < _SADDLE:
         reasons.append(
-            f"The factor is a saddle point: least curvature {found.curvature:.2g} of the largest (limit {_SADDLE:g}). Perturb it and refine."
+            f"The factor is a saddle point: least curvature {found.curvature:.2g} of the largest (limit {_SADDLE:g}). Perturb it and "
+            "refine."
         )
     return reasons
 
