@@ -4,7 +4,7 @@ from importlib import metadata as _metadata
 
 from pruneft import penalty, prune, sensing, status
 from pruneft.pipeline import Anneal, FirstOrder, Method, Pipeline
-from pruneft.sensing import PathRecipe, Problem, PruneRecipe, Recovery, recover
+from pruneft.sensing import Certificate, PathRecipe, Problem, PruneRecipe, Recovery, Verdict, certify, recover
 from pruneft.status import Status
 from pruneft.trial import Axis, Bucket, Experiment, Stage, Trial, run
 

@@ -49,7 +49,8 @@ _MESSAGES = {
         "measurements, or give more seeds and steps."
     ),
     Status.NOT_IDENTIFIABLE: (
-        "not identifiable: even rank 1 has too many degrees of freedom for this number of measurements. Take more measurements."
+        "not identifiable: the rank asked for, or even rank 1, has too many degrees of freedom for this number of (distinct) measurements. "
+        "Take more measurements, or ask for a lower rank."
     ),
     Status.UNFINISHED: (
         "unfinished: the trial never said that it was finished, and the sweep ended it at its limit of steps, or its turn or stage left it "

@@ -29,8 +29,10 @@ _DRAWN = ("n", "d", "r", "kappa", "scale")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Recover and print."""
+    """Recover, certify and print."""
     set_precision(options.dtype)
+    from pruneft.sensing import certify
+
     target = None if options.out is None else check_target(options.out)
     given = [name for name in _DRAWN if getattr(options, name) is not None]
     if options.file is not None and given:
@@ -42,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
     else:
         problem, truth = _read(options.file, options.dtype, options.k), None
     result = _recover(problem, options, truth)
-    values = {**result.summary()}
+    certificate = certify(problem, result)
+    values = {**result.summary(), "certificate": certificate.summary()}
     if truth is not None:
         unit = np.max(np.abs(truth))  # squares of 1e300 overflow
         values["error"] = float(np.linalg.norm((result.matrix - truth) / unit) / np.linalg.norm(truth / unit))
@@ -52,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         show_json(values)
     else:
         _print(values)
-    return OK if result.ok else NOT_OK
+    return OK if result.ok and certificate.ok else NOT_OK
 
 
 def _recover(problem: Any, options: argparse.Namespace, truth: np.ndarray | None) -> Any:
@@ -144,15 +147,29 @@ def _print(values: dict[str, Any]) -> None:
     show(f"rank            {values['rank']}")
     shown = ", ".join(f"{v:.6g}" for v in values["eigenvalues"][:12])
     show(f"eigenvalues     {shown}{', ...' if values['rank'] > 12 else ''}")
-    for name, text in (
-        ("residual", "residual"),
-        ("sigma_estimate", "sigma estimate"),
-        ("predicted_error", "predicted error"),
-        ("error", "true error"),
-    ):
+    for name, text in (("residual", "residual"), ("error", "true error")):
         value = values.get(name)
         if value is not None and math.isfinite(value):
-            show(f"{text:<16}{value:.3g}" + (" (relative)" if name != "sigma_estimate" else " (units of y)"))
+            show(f"{text:<16}{value:.3g} (relative)")
+    _print_certificate(values["certificate"])
     show(f"steps           {values['steps']}")
     if "out" in values:
         show(f"written to      {values['out']}")
+
+
+def _print_certificate(values: dict[str, Any]) -> None:
+    for name, text, unit in (
+        ("sigma", "sigma estimate", "units of y"),
+        ("relative_error", "predicted error", "relative"),
+    ):
+        low, high = values[f"{name}_interval"]
+        if None not in (values[name], low, high):
+            show(f"{text:<16}{values[name]:.3g} ({unit}), {low:.3g} to {high:.3g} with 95 percent confidence")
+    if values["eigenvalue_p"] is not None:
+        show(
+            f"residual tests  p = {values['eigenvalue_p']:.2g} (largest eigenvalue), {values['energy_p']:.2g} (energy); "
+            "small if it is not like noise"
+        )
+    show(f"verdict         {values['verdict'].replace('_', ' ')}")
+    for reason in values["reasons"]:
+        show(f"                {reason}")

@@ -1,6 +1,9 @@
 """Matrix sensing: y_i = <A_i, U* U*ᵀ> + noise, with a factor that has far more columns than the unknown rank."""
 
 from pruneft.sensing import theory
+from pruneft.sensing.certificate import Certificate, Verdict
+from pruneft.sensing.certify import certify
+from pruneft.sensing.check import check_adjoint
 from pruneft.sensing.column_pruning import column_pruning
 from pruneft.sensing.draw import Instance, draw_instance, draw_truth
 from pruneft.sensing.finetune import nesterov
@@ -12,4 +15,5 @@ from pruneft.sensing.rank_path import rank_path
 from pruneft.sensing.recipe import PathRecipe, PruneRecipe
 from pruneft.sensing.recover import recover
 from pruneft.sensing.result import Recovery
+from pruneft.sensing.second_order import Curvature, gauge_basis, least_curvature
 from pruneft.sensing.sharded import draw_split

@@ -18,6 +18,8 @@ from pruneft.penalty import group_norms
 from pruneft.pipeline import Penalty
 from pruneft.random import Block, normals
 from pruneft.sensing.operator import Gram, PackedOperator, cast
+from pruneft.sensing.pivots import sigma_factors
+from pruneft.sensing.selection import predicted_error
 
 _STARTS = 2  # first stream of the starting factors; 0 and 1 are those of `pruneft.sensing.draw`
 
@@ -261,17 +263,48 @@ def sigma_estimate(lane: Lane, answer: Answer) -> Float[Array, ""]:
     return jnp.where(left > 0, lane.unit * jnp.sqrt(answer.rss / jnp.where(left > 0, left, 1)), jnp.nan)
 
 
+def sigma_interval(lane: Lane, answer: Answer) -> Float[Array, "2"]:
+    """Ends of the 95 percent interval of sigma, in units of y, if the rank is right; NaN where nothing is left over."""
+    left = lane.n - lane.operator.dof(answer.rank.astype(lane.n.dtype), lane.d)
+    table = jnp.asarray(sigma_factors(lane.operator.n), lane.y.dtype)
+    place = jnp.clip(jnp.round(left), 0, lane.operator.n).astype(jnp.int32)
+    return sigma_estimate(lane, answer) * table[place]
+
+
+def edge_ratio(lane: Lane, answer: Answer) -> Float[Array, ""]:
+    """Least eigenvalue of the answer over the noise edge ``sigma sqrt(2 d / n)``; infinite where nothing is left of the data.
+
+    Below about 1.2 a component cannot be told from noise, below 2 not surely. NaN for rank 0.
+    """
+    left = jnp.maximum(lane.n - lane.operator.dof(answer.rank.astype(lane.n.dtype), lane.d), 1)
+    weakest = jnp.sum(jnp.square(jnp.take(answer.factor, answer.rank - 1, axis=1, mode="clip")))
+    edge = jnp.sqrt(answer.rss / left) * jnp.sqrt(2 * lane.d / lane.n)
+    ratio = jnp.where(edge > 0, weakest / jnp.where(edge > 0, edge, 1), jnp.inf)
+    return jnp.where(answer.rank > 0, ratio, jnp.nan)
+
+
+def expected_error(lane: Lane, answer: Answer) -> Float[Array, ""]:
+    """Relative Frobenius error to expect of the answer if its rank is right; infinite where it cannot be predicted."""
+    p = lane.operator.dof(answer.rank.astype(lane.n.dtype), lane.d)
+    return predicted_error(answer.rss, p, lane.n, jnp.linalg.norm(answer.factor.T @ answer.factor))
+
+
 def report(lane: Lane, answer: Answer, status: Int[Array, ""], steps: Int[Array, ""]) -> dict[str, Array]:
     """The scalars that both methods report.
 
     ``error`` is relative to ``truth`` in Frobenius norm where the truth is known.
     """
+    sigma_low, sigma_high = sigma_interval(lane, answer)
     values = {
         "status": status.astype(jnp.int32),
         "rank": answer.rank,
         "columns": answer.columns,
         "residual": jnp.sqrt(answer.rss / lane.n),
         "sigma_estimate": sigma_estimate(lane, answer),
+        "sigma_low": sigma_low,
+        "sigma_high": sigma_high,
+        "edge_ratio": edge_ratio(lane, answer),
+        "predicted_error": expected_error(lane, answer),
         "steps": steps,
     }
     if lane.truth is not None:

@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 
 def packed_size(d: int) -> int:
@@ -41,8 +41,8 @@ def svec(matrix: Float[Any, "*batch d d"]) -> Float[Any, "*batch D"]:
     return matrix[..., rows, columns] * scale.astype(matrix.dtype)
 
 
-def smat(packed: Float[Array, "*batch D"]) -> Float[Array, "*batch d d"]:
-    """Symmetric matrices from packed vectors, the inverse of `svec`."""
+def smat(packed: Float[Any, "*batch D"]) -> Float[Any, "*batch d d"]:
+    """Symmetric matrices from packed vectors, the inverse of `svec`. NumPy arrays stay NumPy's."""
     d = unpacked_size(packed.shape[-1])
     _, _, scale, place = _layout(d)
     return (packed / scale.astype(packed.dtype))[..., place]

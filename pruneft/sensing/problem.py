@@ -174,12 +174,24 @@ class Problem:
                 sharded.distribute(np.asarray(y), sharding),
                 array.shape[0] if live_n is None else live_n,
             )
+        _check_range(floating)
         whole = jnp.asarray(floating)
         operator = PackedOperator(whole) if array.ndim == 2 else PackedOperator.from_matrices(whole)
         return cls(operator, np.asarray(y), live_n)
 
 
 _ALL_ZERO = "A is all zero: the measurements say nothing about M. Check that the right array was passed."
+
+
+def _check_range(array: np.ndarray) -> None:
+    """Without 64-bit mode JAX makes float32 of float64, and infinities of what is beyond its range."""
+    narrow = np.finfo(jax.dtypes.canonicalize_dtype(array.dtype if array.dtype.itemsize <= 8 else np.float64))
+    largest = float(np.max(np.abs(array)))
+    if not float(narrow.tiny) <= largest <= float(narrow.max):
+        raise ValueError(
+            f"A holds numbers beyond the range of {narrow.dtype}: its largest is {largest:.3g}, and {narrow.dtype} reaches from "
+            f"{narrow.tiny:.2g} to {narrow.max:.2g}. Call jax.config.update('jax_enable_x64', True) first, or pass A in other units."
+        )
 
 
 def _check_same_place(y: Any) -> None:

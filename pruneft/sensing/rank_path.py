@@ -19,7 +19,7 @@ from pruneft.sensing import lane as lanes
 from pruneft.sensing.column_pruning import ladder
 from pruneft.sensing.lane import Answer, Lane
 from pruneft.sensing.recipe import PathRecipe
-from pruneft.sensing.selection import edge_penalties, predicted_error
+from pruneft.sensing.selection import edge_penalties
 from pruneft.status import Status
 
 
@@ -40,7 +40,8 @@ class Memory(NamedTuple):
       previous: [d, q] the best fit at the rank before.
       scores: [q] score of every rank scanned in this round, NaN where none.
       safe, any: the best candidate that keeps the safe margin (or fits exactly), and the best of all.
-      best: the answer over all rounds, with its predicted relative error and status.
+      best: the answer over all rounds, with its predicted relative error, the fits at its rank that agree with it, how far
+        the score of the second-best rank lies above its own, and its status.
     """
 
     roots: Float[Array, "starts d q"]
@@ -51,6 +52,8 @@ class Memory(NamedTuple):
     any: Candidate
     best: Answer
     predicted: Float[Array, ""]
+    agreeing: Int[Array, ""]
+    gap: Float[Array, ""]
     status: Int[Array, ""]
 
 
@@ -105,12 +108,19 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
         dtype = lane.y.dtype
         start = fresh(lane, jnp.zeros((starts, lane.operator.d, largest), dtype))
         status = jnp.asarray(Status.NOT_FINITE, jnp.int32)
-        return Memory(**start, best=empty_answer(lane), predicted=jnp.asarray(jnp.inf, dtype), status=status)
+        return Memory(
+            **start,
+            best=empty_answer(lane),
+            predicted=jnp.asarray(jnp.inf, dtype),
+            agreeing=jnp.zeros((), jnp.int32),
+            gap=jnp.asarray(jnp.nan, dtype),
+            status=status,
+        )
 
     def prune(lane: Lane, factor: Float[Array, "starts d k"], memory: Memory) -> tuple[Array, Memory, Array]:
         finite = lanes.finite(factor)
         roots = jax.vmap(lambda u: lanes.canonical(u, merge=0.0)[0])(factor.astype(lane.y.dtype))
-        identifiable = scannable(lane, jnp.ones((), jnp.int32))
+        identifiable = scannable(lane, jnp.maximum(lane.rank, 1))
         worth = jnp.any(finite) & identifiable
         status = jnp.where(identifiable, memory.status, Status.NOT_IDENTIFIABLE).astype(jnp.int32)
         memory = memory._replace(**fresh(lane, lanes.pad_columns(roots, largest)), status=status)
@@ -177,9 +187,7 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
         return jax.tree.map(lambda a, b: jnp.where(onward, a, b), memory, judged)
 
     def expected(lane: Lane, candidate: Candidate) -> Float[Array, ""]:
-        p = degrees(lane, candidate.answer.rank)
-        size = jnp.linalg.norm(candidate.answer.factor.T @ candidate.answer.factor)
-        error = predicted_error(candidate.answer.rss, p, lane.n, size)
+        error = lanes.expected_error(lane, candidate.answer)
         # n = p + 1 leaves no degree of freedom for the formula; an exact fit there still predicts no error.
         exact = candidate.answer.rss <= recipe.exact * lane.n
         return jnp.where(jnp.isfinite(candidate.score), jnp.where(exact & ~jnp.isfinite(error), 0.0, error), jnp.inf)
@@ -192,17 +200,17 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
         answer = chosen.answer
         exact = answer.rss <= recipe.exact * lane.n
         rejected = ~(predicted <= recipe.limit) | (~exact & (chosen.agreeing < 2))
-        left = jnp.maximum(lane.n - degrees(lane, answer.rank), 1)
-        weakest = jnp.sum(jnp.square(jnp.take(answer.factor, answer.rank - 1, axis=1, mode="clip")))
-        edge = jnp.sqrt(answer.rss / left) * jnp.sqrt(2 * lane.d / lane.n)
         others = jnp.where(jnp.arange(largest, dtype=jnp.int32) == answer.rank - 1, jnp.inf, memory.scores)
         gap = jnp.nanmin(jnp.where(jnp.isnan(others), jnp.inf, others)) - chosen.score
-        uncertain = (lane.rank <= 0) & ~exact & ((gap < recipe.score_gap) | (weakest < recipe.edge_ratio * edge))
+        weak = lanes.edge_ratio(lane, answer) < recipe.edge_ratio
+        uncertain = (lane.rank <= 0) & ~exact & ((gap < recipe.score_gap) | weak)
         verdict = jnp.where(rejected, Status.REJECTED, jnp.where(uncertain, Status.RANK_UNCERTAIN, Status.CONVERGED))
         better = (predicted < memory.predicted) | ~rejected
         return memory._replace(
             best=jax.tree.map(lambda new, old: jnp.where(better, new, old), answer, memory.best),
             predicted=jnp.where(better, predicted, memory.predicted),
+            agreeing=jnp.where(better, chosen.agreeing, memory.agreeing),
+            gap=jnp.where(better, gap, memory.gap),
             status=verdict.astype(jnp.int32),
         )
 
@@ -211,7 +219,12 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
 
     def report(lane: Lane, memory: Memory, answered: Array, steps: Array) -> dict[str, Array]:
         values = lanes.report(lane, memory.best, memory.status, steps)
-        return {**values, "predicted_error": memory.predicted}
+        return {
+            **values,
+            "predicted_error": memory.predicted,
+            "agreeing": memory.agreeing,
+            "score_gap": memory.gap,
+        }
 
     return Method(
         first=lambda lane: jnp.zeros((), jnp.int32),

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from pruneft.penalty import check_beta, group_norms
-from pruneft.pipeline import FirstOrder, OptimizerOrFactory, Penalty, PipelineState
+from pruneft.pipeline import FirstOrder, OptimizerOrFactory, Penalty, Phase, PipelineState
 from pruneft.prune import keep_share
 from pruneft.sensing import lane as lanes
 from pruneft.sensing import sharded, theory
 from pruneft.sensing.column_pruning import column_pruning
-from pruneft.sensing.operator import PackedOperator, cast
+from pruneft.sensing.data import prepare
 from pruneft.sensing.problem import Problem
 from pruneft.sensing.rank_path import rank_path
 from pruneft.sensing.recipe import PathRecipe, PruneRecipe, schedule
@@ -100,16 +100,15 @@ def recover(
       >>> result.rank, result.ok
       (2, True)
     """
-    operator, d = problem.operator, problem.operator.d
+    d = problem.operator.d
     k = d if k is None else k
     recipe = _recipe(method, recipe)
     _check(method=method, d=d, k=k, rank=rank, sigma=sigma, lam=lam, beta=beta, finetune=finetune)
-    placed, n = problem.sharding, problem.n
-    y = _in_dtype(problem.y, dtype)
-    if weights is not None:
-        operator, y, n = _weighted(operator, y, weights, placed, n)
+    placed, data = problem.sharding, prepare(problem, weights, dtype)
+    operator, y, n = data.operator, data.y, data.n
 
     noise_known = sigma is not None
+    sigma = None if sigma is None else sigma / data.y_unit
     relative_noise = sigma / _unit(y, placed, n) if sigma else 0.0
     attempts, starts = _starts(recipe, noise_known)
     begin = lanes.draw_starts(
@@ -127,7 +126,7 @@ def recover(
     penalty = _penalty(recipe, noise_known, lam, beta, theory.noise_edge(n, d, relative_noise))
     lane = make(operator, y, begin, penalty, n=n, sigma=sigma, rank=0 if rank is None else rank)
     if init is not None:
-        begin = begin.at[0, 0].set(_normalised_init(init, (d, k), float(lane.scale)))
+        begin = begin.at[0, 0].set(_normalised_init(init, (d, k), float(lane.scale) * data.y_unit / data.a_unit))
         lane = lane._replace(starts=begin if placed is None else sharded.everywhere(begin, placed))
 
     trial = _trial(method, recipe, noise_known, k, d, optimizer, finetune)
@@ -136,21 +135,45 @@ def recover(
     report = {name: value.item() for name, value in jax.block_until_ready(jax.jit(trial.report)(lane, state)).items()}
     answer = state.memory.best
     found = int(answer.rank)
-    scale = float(lane.scale)
+    scale, unit = float(lane.scale), data.y_unit / data.a_unit
+    root = math.sqrt(scale) * math.sqrt(unit)
     trace = np.asarray(answer.trace, np.float64)
     return Recovery(
-        U=np.asarray(answer.factor)[:, :found] * math.sqrt(scale),
+        U=_times(np.asarray(answer.factor)[:, :found], root),
         status=Status(report["status"]),
         residual=report["residual"],
-        sigma_estimate=report["sigma_estimate"],
-        predicted_error=report.get("predicted_error", math.nan),
+        sigma_estimate=report["sigma_estimate"] * data.y_unit,
+        predicted_error=report["predicted_error"],
         columns=report["columns"],
         steps=report["steps"],
         method=method,
         dtype=str(y.dtype),
         devices=sharded.devices(placed),
-        history=history.arrays(math.sqrt(scale)) | {"finetune": np.sqrt(trace[np.isfinite(trace)] / n)},
+        rank_given=rank is not None,
+        fits=starts + 1 if "agreeing" in report and found else 0,
+        agreeing=report.get("agreeing", 0),
+        score_gap=report.get("score_gap", math.nan),
+        edge_ratio=report["edge_ratio"],
+        prunability_gap=history.prunability_gap(),
+        growth_threshold=_growth(penalty) * scale * unit,
+        history=history.arrays(root) | {"finetune": np.sqrt(trace[np.isfinite(trace)] / n)},
     )
+
+
+def _times(factor: np.ndarray, unit: float) -> np.ndarray:
+    """In the dtype of the factor, unless it cannot hold the product."""
+    exact = factor.astype(np.float64) * unit
+    with np.errstate(over="ignore", under="ignore"):
+        narrow = exact.astype(factor.dtype)
+    return exact if np.any(~np.isfinite(narrow) | ((narrow == 0) & (factor != 0))) else narrow
+
+
+def _growth(penalty: Penalty) -> float:
+    thresholds = {
+        theory.growth_threshold(float(lam), float(beta)) if lam > 0 else 0.0
+        for lam, beta in zip(np.ravel(penalty.lam_end), np.ravel(penalty.beta_end), strict=True)
+    }
+    return thresholds.pop() if len(thresholds) == 1 else math.nan
 
 
 def _recipe(method: str, recipe: Recipe | None) -> Recipe:
@@ -195,38 +218,6 @@ def _check(
         raise ValueError(
             "the rank path refines by Levenberg-Marquardt only: use method='prune' to fine-tune by an optax optimiser."
         )
-
-
-def _in_dtype(y: Any, dtype: Any) -> jax.Array:
-    if dtype is None:
-        array = jnp.asarray(y)
-        return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.float32)
-    wanted = np.dtype(dtype)
-    if wanted not in (np.dtype("float32"), np.dtype("float64")):
-        raise ValueError(f"dtype must be float32 or float64: got {wanted}.")
-    if wanted == np.float64 and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
-        raise ValueError(
-            "dtype float64 needs JAX's 64-bit mode: call jax.config.update('jax_enable_x64', True) first, or ask for float32."
-        )
-    return jnp.asarray(y, wanted)
-
-
-def _weighted(operator: Any, y: jax.Array, weights: Any, placed: Any, n: int) -> tuple[Any, jax.Array, int]:
-    """Measurements and data times the root of their weights, and how many still count."""
-    if not isinstance(operator, PackedOperator):
-        raise ValueError(f"weights need an operator that can scale its measurements: got {type(operator).__name__}.")
-    if placed is not None:
-        return sharded.weigh(operator, y, weights, placed, n)
-    array = np.asarray(weights, np.float64)
-    if array.shape != y.shape:
-        raise ValueError(f"weights must have one entry per measurement, shape {y.shape}: got {array.shape}.")
-    if not np.all(np.isfinite(array)) or np.any(array < 0) or not np.any(array):
-        raise ValueError("weights must be finite and not negative, and not all zero.")
-    # A measurement of weight 0 says nothing, so it must not count among the n that make a rank identifiable.
-    used = np.flatnonzero(array)
-    left = len(used) if n == operator.n else int(np.sum(np.any(np.asarray(operator.rows[used]), axis=1)))
-    root = jnp.asarray(np.sqrt(array[used]), y.dtype)
-    return cast(PackedOperator(operator.rows[used]), y.dtype).scaled(root), y[used] * root, left
 
 
 def _unit(y: jax.Array, placed: Any, n: int) -> float:
@@ -296,12 +287,24 @@ class _History:
         share = recipe.share if isinstance(recipe, PruneRecipe) else PruneRecipe().share
         self._look = _snapshot(share)
         self._rows: list[dict[str, np.ndarray]] = []
+        self._trained: np.ndarray | None = None
 
     def __call__(self, lane: lanes.Lane, state: PipelineState) -> None:
         row = {name: np.asarray(value) for name, value in jax.block_until_ready(self._look(lane, state)).items()}
+        best = row.pop("factor")
+        if row["phase"] == Phase.TRAIN:
+            self._trained = best
         # A stage call takes no step: what it did stands in the refinement's own trace.
         if not self._rows or row["step"] > self._rows[-1]["step"]:
             self._rows.append(row)
+
+    def prunability_gap(self) -> float:
+        """Of the trained factor that was seen last; relative, so in no unit. NaN if it was not finite."""
+        if self._trained is None or not np.all(np.isfinite(self._trained)):
+            return math.nan
+        trained = self._trained.astype(np.float64)
+        least = float(np.sum(np.linalg.svd(trained, compute_uv=False)))
+        return float(np.sum(np.linalg.norm(trained, axis=0)) / least - 1) if least > 0 else 0.0
 
     def arrays(self, unit: float) -> dict[str, np.ndarray]:
         columns = {name: np.stack([row[name] for row in self._rows]) for name in (self._rows[0] if self._rows else ())}
@@ -323,6 +326,7 @@ def _snapshot(share: float) -> Any:
             "residual": errors[best],
             "columns": jnp.sum(keep_share(norms, share)),
             "column_norms": norms,
+            "factor": state.factor[best],
         }
 
     return jax.jit(look)

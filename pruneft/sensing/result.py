@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import tempfile
 from dataclasses import dataclass, field
@@ -14,8 +15,26 @@ import numpy as np
 
 from pruneft.status import Status, is_ok, message
 
-_FORMAT = 1
-_SCALARS = ("status", "residual", "sigma_estimate", "predicted_error", "columns", "steps", "method", "dtype", "devices")
+_FORMAT = 2
+_READABLE = (1, 2)  # the first lacks what has a default
+_SCALARS = (
+    "status",
+    "residual",
+    "sigma_estimate",
+    "predicted_error",
+    "columns",
+    "steps",
+    "method",
+    "dtype",
+    "devices",
+    "rank_given",
+    "fits",
+    "agreeing",
+    "score_gap",
+    "edge_ratio",
+    "prunability_gap",
+    "growth_threshold",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +44,9 @@ class Recovery:
     Attributes:
       U: [d, rank], canonical: orthogonal columns ``sqrt(l_i) v_i`` by falling norm. In units of sqrt(y / A).
       status: how it ended; ``ok`` and ``message`` follow from it.
-      residual: relative, ``||A(M̂) - y|| / ||y||``.
+      residual: relative, ``||A(M̂) - y|| / ||y||``; of the means, where measurements were repeated.
       sigma_estimate: noise standard deviation ``sqrt(RSS / (n - dof))`` in units of y; NaN where n <= dof.
       predicted_error: relative Frobenius error to expect if the rank is right; infinite where it cannot be predicted.
-        Method ``path``; else NaN.
       columns: columns that pruning by norm left, before parallel ones were merged (method ``prune``; 0 otherwise).
       steps: training and first-order fine-tuning steps over all attempts.
       history: named arrays: ``step`` [t], ``attempt``, ``phase`` (`pruneft.pipeline.Phase`), ``residual`` (relative, of
@@ -37,6 +55,15 @@ class Recovery:
         refinement of the chosen fit.
       method, dtype: what computed it.
       devices: how many devices the measurements were split over; 1 where they were not.
+      rank_given: the rank was asked for, not found.
+      fits, agreeing: fits at this rank, from every start and from the rank below, and how many of them agree with the best in
+        their residual. Method ``path``; else 0.
+      score_gap: how far the score of the second-best rank lies above that of this one. Method ``path``; else NaN.
+      edge_ratio: least eigenvalue over the noise edge ``sigma sqrt(2d/n)``.
+      prunability_gap: `pruneft.penalty.prunability_gap` of the trained factor (of the best start of the last attempt): 0
+        where its columns are as sharp as pruning by norm wants them. The path does not need sharp columns.
+      growth_threshold: ``lam / (2 sqrt(beta))`` at the end of training, in units of M: a dead column grew where an
+        eigenvalue of the residual exceeded it. NaN where the starts had different ones.
     """
 
     U: np.ndarray
@@ -49,6 +76,13 @@ class Recovery:
     method: str
     dtype: str
     devices: int = 1
+    rank_given: bool = False
+    fits: int = 0
+    agreeing: int = 0
+    score_gap: float = math.nan
+    edge_ratio: float = math.nan
+    prunability_gap: float = math.nan
+    growth_threshold: float = math.nan
     history: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
@@ -69,12 +103,13 @@ class Recovery:
     @property
     def eigenvalues(self) -> np.ndarray:
         """[rank] nonzero eigenvalues of M̂, falling."""
-        return np.sum(np.square(self.U), axis=0)
+        return np.sum(np.square(self.U.astype(np.float64)), axis=0)  # squares may be beyond float32
 
     @property
     def matrix(self) -> np.ndarray:
-        """[d, d], M̂."""
-        return self.U @ self.U.T
+        """[d, d], M̂, in float64."""
+        wide = self.U.astype(np.float64)
+        return wide @ wide.T
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write an .npz file: array ``U`` [d, rank], ``eigenvalues``, the scalars and the histories. Whole or not at all.
@@ -125,7 +160,7 @@ class Recovery:
                 f"{path} is not a saved recovery: it holds {', '.join(arrays) or 'nothing'}, expected U and scalars."
             )
         scalars: dict[str, Any] = json.loads(str(arrays["scalars"]))
-        if scalars.pop("format", None) != _FORMAT:
+        if scalars.pop("format", None) not in _READABLE:
             raise ValueError(f"{path} has another format than {_FORMAT}: it was saved by another version of pruneft.")
         scalars["status"] = Status(scalars["status"])
         history = {

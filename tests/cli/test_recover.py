@@ -53,6 +53,19 @@ def test_a_drawn_instance_is_recovered_in_one_json_object_and_kept(command):
     assert np.sum(kept.U**2, axis=0) == pytest.approx(found["eigenvalues"])
 
 
+def test_the_certificate_is_printed_and_is_in_the_json(command):
+    noisy = (*DRAWN, "--sigma", "0.05")
+    found = command("recover", *noisy, "--json").json["certificate"]
+    assert (found["verdict"], found["n"], found["dof"], found["rank"], found["outliers"]) == ("accept", 40, 6, 1, [])
+    assert found["sigma_interval"][0] < found["sigma"] < found["sigma_interval"][1]
+    text = command("recover", *noisy).out
+    assert f"{found['sigma_interval'][0]:.3g} to {found['sigma_interval'][1]:.3g} with 95 percent confidence" in text
+    assert f"{found['relative_error']:.3g} (relative), " in text
+    assert "\nverdict         accept\n" in text
+    assert f"p = {found['eigenvalue_p']:.2g} (largest eigenvalue)" in text
+    assert all(f"\n                {reason}\n" in text for reason in found["reasons"])
+
+
 def test_the_text_says_what_the_json_says(command):
     said = command("recover", *DRAWN)
     assert (said.code, said.err) == (0, "")

@@ -3,6 +3,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 from pruneft.experiments.recovery import experiment, resolve, sizes
 from pruneft.sensing import PathRecipe, PruneRecipe, theory
@@ -13,6 +14,8 @@ from pruneft.sweep.plan import Task
 from pruneft.trial import Bucket
 
 EXPERIMENT = experiment(prune=PruneRecipe(attempts=(1000,)), path=PathRecipe(starts=2, attempts=(100,)))
+CERTIFIED = ("sigma_low", "sigma_high", "edge_ratio", "predicted_error")
+PATH_ONLY = {"prune": (), "path": ("agreeing", "score_gap")}
 KEYS = ("status", "rank", "success", "rank_exact", "steps")
 
 
@@ -109,7 +112,7 @@ def _run(method, padded):
 def test_a_padded_trial_equals_its_unpadded_twin(method):
     for plain, padded in zip(_run(method, False), _run(method, True)):
         assert {name: padded[name] for name in KEYS} == {name: plain[name] for name in KEYS}
-        for name in ("error", "residual", "sigma_estimate", "oracle_error"):
+        for name in ("error", "residual", "sigma_estimate", "oracle_error", *CERTIFIED, *PATH_ONLY[method]):
             # Training is float32 and chaotic in its last digits; the least-squares fit that follows is not.
             np.testing.assert_allclose(padded[name], plain[name], rtol=1e-4, err_msg=name)
 
@@ -137,3 +140,18 @@ def test_a_small_sweep_recovers_in_both_precisions(tmp_path, dtype):
     assert all(row["success"] and row["rank_exact"] and row["status"] == Status.CONVERGED for row in many)
     assert max(row["error"] for row in many) < {"float32": 1e-4, "float64": 1e-7}[dtype]
     assert all(np.isfinite(row["error"]) for row in rows)
+
+
+@pytest.mark.parametrize("method", ["prune", "path"])
+def test_what_certifies_an_answer_is_in_the_ledger(method):
+    for row in _run(method, False):
+        left = 18 - (7 * row["rank"] - row["rank"] * (row["rank"] - 1) // 2)
+        ends = row["sigma_estimate"] * np.sqrt(left / stats.chi2.ppf([0.975, 0.025], left))
+        np.testing.assert_allclose([row["sigma_low"], row["sigma_high"]], ends, rtol=1e-9)
+        assert row["edge_ratio"] > 0
+        # The oracle's error with the estimated noise, relative to the estimate instead of the truth (of norm 1).
+        if row["rank"] == 1:
+            expected = row["oracle_error"] * row["sigma_estimate"] / 0.02
+            np.testing.assert_allclose(row["predicted_error"], expected, rtol=0.2)
+        assert ("score_gap" in row) == ("agreeing" in row) == (method == "path")
+    assert all(1 <= row["agreeing"] <= 3 for row in _run("path", False))
