@@ -30,7 +30,7 @@ class _Carry(NamedTuple):
     direction: Matrices
     size: Float[Array, "*stack"]
     goal: Float[Array, "*stack"]
-    count: Int[Array, "*stack"]
+    taken: Int[Array, "*stack"]
     active: Bool[Array, "*stack"]
 
 
@@ -96,7 +96,7 @@ def gauss_newton_cg(
         inside = jax.tree.structure(updates)
         (carry,) = jax.tree.leaves(found, is_leaf=lambda leaf: isinstance(leaf, _Carry))
         step = jax.tree.unflatten(inside, [learning_rate * carry.solution])
-        counts = jax.tree.map(lambda before: before + carry.count, state.products)
+        counts = jax.tree.map(lambda before: before + carry.taken, state.products)
         return step, GaussNewtonState(counts)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -114,21 +114,22 @@ def _conjugate_gradients(
         step = jnp.where(carry.active & (bend > 0), carry.size / jnp.where(bend > 0, bend, 1), 0)
         # The first step tells how far off the factor is; what it is measured against cannot be zero while it is active.
         moved = _moved(factor, carry.direction) * step / jnp.where(length > 0, length, 1)
-        first = carry.count == 0
-        goal = jnp.where(first, carry.goal * jnp.square(jnp.minimum(tolerance, moved)), carry.goal)
+        first = carry.taken == 0
+        share = jnp.clip(moved, jnp.finfo(factor.dtype).eps ** 0.5, tolerance)
+        goal = jnp.where(first, carry.goal * jnp.square(share), carry.goal)
         residual = carry.residual - each(step, factor) * product
         preconditioned = tangent_step(residual, factor, gram)
         size = _inner(residual, preconditioned)
         ratio = jnp.where(carry.active, size / jnp.where(carry.size > 0, carry.size, 1), 0)
-        count = carry.count + carry.active.astype(jnp.int32)
+        taken = carry.taken + carry.active.astype(jnp.int32)
         return _Carry(
             solution=carry.solution + each(step, factor) * carry.direction,
             residual=residual,
             direction=preconditioned + each(ratio, factor) * carry.direction,
             size=jnp.where(carry.active, size, carry.size),
             goal=goal,
-            count=count,
-            active=carry.active & (size > goal) & (bend > 0) & (count < products),
+            taken=taken,
+            active=carry.active & (size > goal) & (bend > 0) & (taken < products),
         )
 
     preconditioned = tangent_step(-gradient, factor, gram)
@@ -139,7 +140,7 @@ def _conjugate_gradients(
         direction=preconditioned,
         size=size,
         goal=size,
-        count=jnp.zeros(size.shape, jnp.int32),
+        taken=jnp.zeros(size.shape, jnp.int32),
         active=size > 0,
     )
     return jax.lax.while_loop(lambda carry: jnp.any(carry.active), body, begin)

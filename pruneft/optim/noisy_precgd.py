@@ -38,7 +38,8 @@ def scale_by_noisy_precgd(decay: float = 0.9, start: float = 1.0, floor: float =
     def init(params: Any) -> NoisyPrecGDState:
         check_factors(params)
         sizes = jax.tree.map(largest, params)
-        return NoisyPrecGDState(*(jax.tree.map(lambda size: share * size, sizes) for share in (start, floor)))
+        damping, least = (optax.tree_utils.tree_scale(share, sizes) for share in (start, floor))
+        return NoisyPrecGDState(damping, least)
 
     def update(updates: Any, state: NoisyPrecGDState, params: Any = None) -> tuple[Any, NoisyPrecGDState]:
         def precondition(g: Any, factor: Any, damping: Any) -> Any:

@@ -92,7 +92,9 @@ def perturbed(
                 for place, (leaf, given) in enumerate(zip(leaves, jax.tree.leaves(state.given), strict=True))
             ],
         )
-        moved = jax.tree.map(lambda step, go, move: step + each(jnp.where(go, radius, 0.0), step) * move, steps, now, noise)
+        moved = jax.tree.map(
+            lambda step, go, move: step + each(jnp.where(go, radius, 0.0), step) * move, steps, now, noise
+        )
         since = jax.tree.map(lambda count, go: jnp.where(go, 0, count + 1), state.since, now)
         given = jax.tree.map(lambda count, go: count + go.astype(jnp.int32), state.given, now)
         return moved, PerturbedState(inside, state.key, since, given)

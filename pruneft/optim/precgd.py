@@ -10,7 +10,9 @@ import optax
 from pruneft.optim.factor import check_factors, column_gram, map_factors, solve_right
 
 
-def scale_by_precgd(by: Literal["loss", "gradient"] = "loss", scale: float = 1.0) -> optax.GradientTransformationExtraArgs:
+def scale_by_precgd(
+    by: Literal["loss", "gradient"] = "loss", scale: float = 1.0
+) -> optax.GradientTransformationExtraArgs:
     """Gradient times ``(UᵀU + eta I)^{-1}`` with eta the size of what is left to fit; see `precgd`."""
     if by not in ("loss", "gradient"):
         raise ValueError(f"the damping goes by 'loss' or by 'gradient': got {by!r}.")

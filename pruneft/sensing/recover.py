@@ -17,6 +17,7 @@ from pruneft.prune import keep_share
 from pruneft.sensing import lane as lanes
 from pruneft.sensing import sharded, theory
 from pruneft.sensing.column_pruning import column_pruning
+from pruneft.sensing.finetune import choose
 from pruneft.sensing.operator import PackedOperator, cast
 from pruneft.sensing.problem import Problem
 from pruneft.sensing.rank_path import rank_path
@@ -54,7 +55,7 @@ def recover(
     seed: int = 0,
     dtype: Any = None,
     optimizer: OptimizerOrFactory | None = None,
-    finetune: FirstOrder | None = None,
+    finetune: FirstOrder | Literal["auto"] | None = None,
     recipe: Recipe | None = None,
 ) -> Recovery:
     """Recover a symmetric positive semidefinite low-rank M from linear measurements ``y_i = <A_i, M> + noise``.
@@ -82,7 +83,7 @@ def recover(
       dtype: of fine-tuning and selection; that of y if not given. Training runs in float32.
       optimizer: for training: an optax transformation, or a function of the number of steps that makes one.
       finetune: `pruneft.FirstOrder` to fine-tune by an optax optimiser (method ``prune``); Levenberg-Marquardt if not
-        given.
+        given; ``"auto"`` for whichever is quicker at this size, `pruneft.sensing.finetune.choose`.
       recipe: constants of one's own: a `PathRecipe` or `PruneRecipe`, as the method wants.
 
     Returns:
@@ -108,6 +109,8 @@ def recover(
     y = _in_dtype(problem.y, dtype)
     if weights is not None:
         operator, y, n = _weighted(operator, y, weights, placed, n)
+    if finetune == "auto":
+        finetune = _choose_finetune(method, operator, n, rank)
 
     noise_known = sigma is not None
     relative_noise = sigma / _unit(y, placed, n) if sigma else 0.0
@@ -164,6 +167,12 @@ def _recipe(method: str, recipe: Recipe | None) -> Recipe:
     return recipe
 
 
+def _choose_finetune(method: str, operator: Any, n: int, rank: int | None) -> FirstOrder | None:
+    if method == "path":
+        return None
+    return choose(int(n), operator.d, rank, None if rank is None else round(operator.dof(rank)))
+
+
 def _check(
     *,
     method: str,
@@ -173,7 +182,7 @@ def _check(
     sigma: float | None,
     lam: float | None,
     beta: float | None,
-    finetune: FirstOrder | None,
+    finetune: FirstOrder | str | None,
 ) -> None:
     for name, value in (("k (columns trained)", k), ("rank", 1 if rank is None else rank)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
@@ -191,7 +200,9 @@ def _check(
         check_beta(beta)
         if not math.isfinite(beta):
             raise ValueError(f"beta (smoothing of the group norm) must be finite: got {beta}.")
-    if finetune is not None and method == "path":
+    if isinstance(finetune, str) and finetune != "auto":
+        raise ValueError(f"finetune must be a FirstOrder, 'auto' or None: got {finetune!r}.")
+    if finetune is not None and finetune != "auto" and method == "path":
         raise ValueError(
             "the rank path refines by Levenberg-Marquardt only: use method='prune' to fine-tune by an optax optimiser."
         )
