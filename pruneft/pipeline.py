@@ -251,7 +251,9 @@ class Pipeline:
         if self.finetune is not None:
             tuner = optax.with_extra_args_support(self._tuner())
             extra = self.method.tuning(problem, state.factor)
-            tuning, tuned = tuner.update(gradient, state.tune_state, state.factor, **extra)
+            # While training the result is not used; nothing to descend ends an inner loop before its first product.
+            seen = jnp.where(training, 0, gradient)
+            tuning, tuned = tuner.update(seen, state.tune_state, state.factor, **extra)
             updates = _choose(training, updates, tuning)
             # Only the phase at work moves its state, or the other one would start with a history that is not its own.
             train_state = _choose(training, train_state, state.train_state)
