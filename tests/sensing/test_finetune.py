@@ -78,7 +78,12 @@ def test_curvature_and_loss_of_a_lane_are_those_of_its_residual(n):
     def look(lane, stack):
         offered = lanes.tuning(lane, stack)
         slopes = jax.vmap(jax.jacobian(lambda u: lanes.residual(lane, u)))(stack)
-        return offered["value"], offered["curvature"](stack, jnp.asarray(direction)), lanes.residual(lane, stack), slopes
+        return (
+            offered["value"],
+            offered["curvature"](stack, jnp.asarray(direction)),
+            lanes.residual(lane, stack),
+            slopes,
+        )
 
     values, bent, residuals, slopes = map(np.asarray, look(_lane(n), jnp.asarray(STACK)))
     np.testing.assert_allclose(values, np.mean(np.square(residuals), axis=-1), rtol=1e-12)
