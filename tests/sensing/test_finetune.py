@@ -1,6 +1,7 @@
 """Constants of fine-tuning, the choice of a method, and optimisers that ask for more than the gradient inside `recover`."""
 
 import functools
+import importlib
 import inspect
 
 import jax
@@ -13,6 +14,7 @@ from pruneft import FirstOrder, Problem, PruneRecipe, optim, recover
 from pruneft.pipeline import Penalty
 from pruneft.sensing import draw_instance, finetune, theory
 from pruneft.sensing import lane as lanes
+from pruneft.sensing.column_pruning import column_pruning
 from pruneft.sensing.finetune import choose, tangent_nesterov
 
 D, R, N = 8, 2, 45
@@ -119,26 +121,43 @@ def test_equal_choices_are_the_same_object_and_take_enough_steps_for_eight_digit
 RECIPE = PruneRecipe(attempts=(1000,), noisy_first=0)
 
 
-def _recovered(chosen):
-    drawn = draw_instance(jax.random.key(0), n=N, d=D, r=1)
-    # optax's Adam multiplies Python floats with int32 counters, which strict promotion refuses.
+def test_the_pipeline_hands_loss_and_curvature_to_fine_tuning():
+    seen = {}
+
+    def update(updates, state, params=None, **extra):
+        seen.update(extra)
+        return jax.tree.map(lambda g: g + extra["value"][:, None, None], updates), state
+
+    tuner = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    pipeline = column_pruning(RECIPE, width=R, finetune=FirstOrder(optimizer=tuner, steps=1))
+    trial = pipeline.trial(lambda key, inputs: None)
+    lane = _lane()
+    # Shapes only: nothing is compiled. Adam's counters are not strict about dtypes.
     with jax.numpy_dtype_promotion("standard"):
-        result = recover(
-            Problem(drawn.operator, drawn.y), method="prune", sigma=0.0, rank=1, recipe=RECIPE, finetune=chosen
-        )
-    np.testing.assert_allclose(result.matrix, drawn.truth, atol=1e-5)
-    assert result.ok
-    return result.steps - 1000
+        state = jax.eval_shape(trial.init, lane)
+        after = jax.eval_shape(trial.step, lane, state)
+    assert set(seen) == {"value", "curvature"}
+    assert seen["value"].shape == (3,)
+    assert after.factor.shape == (3, D, R)
 
 
-def test_recover_hands_the_curvature_to_an_optimiser_that_asks_for_it():
-    assert 0 < _recovered(FirstOrder(optimizer=finetune.gauss_newton(), steps=8, tolerance=1e-5)) <= 8
+@pytest.mark.parametrize("method", ["prune", "path"])
+def test_recover_chooses_by_size_when_asked_to(method, monkeypatch):
+    class Asked(Exception):
+        pass
 
+    def trial(*arguments):
+        raise Asked(arguments[-1])
 
-def test_recover_chooses_by_size_when_asked_to(monkeypatch):
     monkeypatch.setattr(finetune, "DENSE_UNKNOWNS", 0)
+    monkeypatch.setattr(importlib.import_module("pruneft.sensing.recover"), "_trial", trial)
     choose.cache_clear()
-    assert 0 < _recovered("auto") <= choose(N, D, 1).steps
+    drawn = draw_instance(jax.random.key(0), n=N, d=D, r=1)
+    for rank in (1, None):
+        with pytest.raises(Asked) as caught:
+            recover(Problem(drawn.operator, drawn.y), method=method, rank=rank, finetune="auto")
+        # The rank path knows Levenberg-Marquardt only.
+        assert caught.value.args[0] is (choose(N, D, rank) if method == "prune" else None)
     choose.cache_clear()
 
 
