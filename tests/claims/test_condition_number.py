@@ -103,7 +103,8 @@ def test_levenberg_marquardt_with_ever_heavier_damping_needs_more():
 
 @pytest.mark.parametrize("name", ["tangent steps, accelerated", "Gauss-Newton"])
 def test_pruning_by_norm_with_these_for_fine_tuning_recovers(name):
-    # 4 instances, n = 2.5 dof, rank unknown: all of them; with fine-tuning left out the error is near 1e-3 (the twin).
+    # 4 instances, n = 2.6 dof, rank unknown, a last penalty that leaves a bias: all end at the floor of float32. Would break:
+    # fine-tuning that sees the penalty, starts with the momentum of training, or counts pruned columns.
     chosen = {"tangent steps, accelerated": finetune.tangent_nesterov(80), "Gauss-Newton": finetune.gauss_newton()}[
         name
     ]
@@ -113,7 +114,7 @@ def test_pruning_by_norm_with_these_for_fine_tuning_recovers(name):
 
 def test_pruning_by_norm_without_fine_tuning_does_not():
     """The broken twin."""
-    assert min(_pruned(FirstOrder(optimizer=optax.set_to_zero(), steps=1))) > 2e-5
+    assert min(_pruned(FirstOrder(optimizer=optax.set_to_zero(), steps=1))) > 2e-4
 
 
 def _pruned(tuned: FirstOrder) -> list[float]:
@@ -122,7 +123,7 @@ def _pruned(tuned: FirstOrder) -> list[float]:
         drawn = draw_lane(seed, n=80, d=D, r=2)[0]
         recipe = PruneRecipe(attempts=(1000,))
         problem = Problem(drawn.operator, drawn.y)
-        result = recover(problem, method="prune", sigma=0.0, recipe=recipe, finetune=tuned)
+        result = recover(problem, method="prune", sigma=0.0, lam=1e-3, recipe=recipe, finetune=tuned)
         truth = np.asarray(drawn.truth)
         found.append(float(np.linalg.norm(result.matrix - truth) / np.linalg.norm(truth)))
     return found

@@ -153,11 +153,11 @@ def test_recover_chooses_by_size_when_asked_to(method, monkeypatch):
     monkeypatch.setattr(importlib.import_module("pruneft.sensing.recover"), "_trial", trial)
     choose.cache_clear()
     drawn = draw_instance(jax.random.key(0), n=N, d=D, r=1)
-    for rank in (1, None):
+    for rank, dof in ((1, D), (None, None)):
         with pytest.raises(Asked) as caught:
             recover(Problem(drawn.operator, drawn.y), method=method, rank=rank, finetune="auto")
         # The rank path knows Levenberg-Marquardt only.
-        assert caught.value.args[0] is (choose(N, D, rank) if method == "prune" else None)
+        assert caught.value.args[0] is (choose(N, D, rank, dof) if method == "prune" else None)
     choose.cache_clear()
 
 
