@@ -117,16 +117,18 @@ def choose(n: int, d: int, rank: int | None = None, dof: int | None = None) -> F
     """What to fine-tune with: None for Levenberg-Marquardt, else a `pruneft.FirstOrder`.
 
     Levenberg-Marquardt up to 256 unknowns d r, or where n is below twice the degrees of freedom, because there it takes 3 to
-    5 iterations and first-order steps are many; tangent steps with momentum else, `tangent_nesterov`. With the rank unknown
-    it is Levenberg-Marquardt unless even rank 1 would be too large for it: at that size no other choice is left. Equal
-    arguments give the same object, so that compiled programs are found again.
+    6 iterations and first-order steps are many; tangent steps with momentum else, `tangent_nesterov`. (At n of twice the
+    degrees of freedom and more those are quicker from about 128 unknowns, 1.1 to 4 times; up to 256 it is a matter of some
+    hundred milliseconds, and Levenberg-Marquardt works in the precision of the data and does not depend on the design being
+    Gaussian.) With the rank unknown it is Levenberg-Marquardt unless even rank 1 would be too large for it: at that size no
+    other choice is left. Equal calls give the same object, so that compiled programs are found again.
 
     Args:
       n, d: measurements, and side of M.
       rank: of the factor to be tuned, if it is known.
       dof: degrees of freedom at that rank, where the design does not have the usual ``r d - r(r-1)/2``.
 
-    Source: the two limits were measured (ours) at d = 16 to 64, on one CPU core.
+    Source: measured (ours) at d = 16 to 64 on one CPU core, `benchmarks/bench_finetune.py`.
     """
     r = 1 if rank is None else rank
     p = theory.dof(d, r) if dof is None else dof
