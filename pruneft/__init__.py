@@ -2,7 +2,7 @@
 
 from importlib import metadata as _metadata
 
-from pruneft import penalty, prune, sensing, status
+from pruneft import optim, penalty, prune, sensing, status
 from pruneft.pipeline import Anneal, FirstOrder, Method, Pipeline
 from pruneft.sensing import Certificate, PathRecipe, Problem, PruneRecipe, Recovery, Verdict, certify, recover
 from pruneft.status import Status

@@ -82,7 +82,7 @@ class FirstOrder:
 
     Attributes:
       optimizer: any gradient transformation, or a function of the number of steps that makes one. It sees the gradient
-        of the data term alone.
+        of the data term alone, and as extra arguments what the subject's ``Method.tuning`` offers.
       steps: at most so many.
       tolerance: stop when the gradient's norm has fallen to this (normalised units); 0 uses up the steps.
     """
@@ -147,6 +147,9 @@ class Method:
       pending: (problem, memory) -> bool [], ``refine`` is to be called again.
       accepted: (problem, memory) -> bool [], no further attempt is needed.
       report: (problem, memory, answered, steps) -> dict of scalars with ``status``.
+      tuning: (problem, factor) -> extra arguments for the optimiser of first-order fine-tuning, by optax's names:
+        ``value``, the loss of each start, and ours: ``curvature``, (factor, direction) -> Gauss-Newton Hessian times
+        direction. What the optimiser does not use is not computed.
     """
 
     first: Callable[[PyTree], Int[Array, ""]]
@@ -161,6 +164,7 @@ class Method:
     pending: Callable[[PyTree, PyTree], Bool[Array, ""]]
     accepted: Callable[[PyTree, PyTree], Bool[Array, ""]]
     report: Callable[[PyTree, PyTree, Array, Array], dict[str, Array]]
+    tuning: Callable[[PyTree, Factor], dict[str, Any]] = lambda problem, factor: {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +249,11 @@ class Pipeline:
         updates, train_state = self._trainer(state.attempt).update(gradient + pull, state.train_state, state.factor)
         tune_state = state.tune_state
         if self.finetune is not None:
-            tuning, tuned = self._tuner().update(gradient, state.tune_state, state.factor)
+            tuner = optax.with_extra_args_support(self._tuner())
+            extra = self.method.tuning(problem, state.factor)
+            # While training the result is not used; nothing to descend ends an inner loop before its first product.
+            seen = jnp.where(training, 0, gradient)
+            tuning, tuned = tuner.update(seen, state.tune_state, state.factor, **extra)
             updates = _choose(training, updates, tuning)
             # Only the phase at work moves its state, or the other one would start with a history that is not its own.
             train_state = _choose(training, train_state, state.train_state)

@@ -1,12 +1,12 @@
 """Matrix sensing: y_i = <A_i, U* U*ᵀ> + noise, with a factor that has far more columns than the unknown rank."""
 
-from pruneft.sensing import theory
+from pruneft.sensing import finetune, theory
 from pruneft.sensing.certificate import Certificate, Verdict
 from pruneft.sensing.certify import certify
 from pruneft.sensing.check import check_adjoint
 from pruneft.sensing.column_pruning import column_pruning
 from pruneft.sensing.draw import Instance, draw_instance, draw_truth
-from pruneft.sensing.finetune import nesterov
+from pruneft.sensing.finetune import nesterov, tangent_nesterov
 from pruneft.sensing.loss import mean_squared_error, objective
 from pruneft.sensing.operator import Gram, Operator, PackedOperator
 from pruneft.sensing.packing import packed_size, smat, svec, unpacked_size

@@ -210,4 +210,5 @@ def _method(recipe: PruneRecipe, noise_known: bool) -> Method:
         pending=lambda lane, memory: jnp.zeros((), jnp.bool_),
         accepted=accepted,
         report=report,
+        tuning=lanes.tuning,
     )

@@ -18,6 +18,7 @@ from pruneft.penalty import group_norms
 from pruneft.pipeline import Penalty
 from pruneft.random import Block, normals
 from pruneft.sensing.operator import Gram, PackedOperator, cast
+from pruneft.sensing.packing import smat, svec
 from pruneft.sensing.pivots import sigma_factors
 from pruneft.sensing.selection import predicted_error
 
@@ -186,6 +187,29 @@ def gradient(lane: Lane, factor: Float[Array, "starts d k"]) -> Float[Array, "st
         errors = operator.apply(matrix) / gain - lane.y.astype(factor.dtype)
         residual_matrix = operator.adjoint(errors) / (lane.n.astype(factor.dtype) * gain)
     return 4 * residual_matrix @ factor
+
+
+def curvature(
+    lane: Lane, factor: Float[Array, "starts d k"], direction: Float[Array, "starts d k"]
+) -> Float[Array, "starts d k"]:
+    """Gauss-Newton Hessian ``(2/n) Jᵀ J`` of the mean squared error times a direction; the starts share the measurements."""
+    turned = direction @ jnp.swapaxes(factor, -1, -2)
+    moved = turned + jnp.swapaxes(turned, -1, -2)
+    if isinstance(lane.fast, Gram):
+        normal = smat(svec(moved) @ lane.fast.quadratic)
+    else:
+        operator = lane.operator if lane.fast is None else lane.fast
+        gain = lane.gain.astype(factor.dtype)
+        normal = operator.adjoint(operator.apply(moved) / gain) / (lane.n.astype(factor.dtype) * gain)
+    return 4 * normal @ factor
+
+
+def tuning(lane: Lane, factor: Float[Array, "starts d k"]) -> dict[str, Any]:
+    """What an optimiser may ask for beside the gradient: the mean squared error of each start, and `curvature`."""
+    return {
+        "value": rss(lane, factor).astype(factor.dtype) / lane.n.astype(factor.dtype),
+        "curvature": functools.partial(curvature, lane),
+    }
 
 
 def residual(lane: Lane, factor: Float[Array, "*starts d r"]) -> Float[Array, "*starts n"]:

@@ -18,6 +18,7 @@ from pruneft.sensing import lane as lanes
 from pruneft.sensing import sharded, theory
 from pruneft.sensing.column_pruning import column_pruning
 from pruneft.sensing.data import prepare
+from pruneft.sensing.finetune import choose
 from pruneft.sensing.problem import Problem
 from pruneft.sensing.rank_path import rank_path
 from pruneft.sensing.recipe import PathRecipe, PruneRecipe, schedule
@@ -54,7 +55,7 @@ def recover(
     seed: int = 0,
     dtype: Any = None,
     optimizer: OptimizerOrFactory | None = None,
-    finetune: FirstOrder | None = None,
+    finetune: FirstOrder | Literal["auto"] | None = None,
     recipe: Recipe | None = None,
 ) -> Recovery:
     """Recover a symmetric positive semidefinite low-rank M from linear measurements ``y_i = <A_i, M> + noise``.
@@ -82,7 +83,7 @@ def recover(
       dtype: of fine-tuning and selection; that of y if not given. Training runs in float32.
       optimizer: for training: an optax transformation, or a function of the number of steps that makes one.
       finetune: `pruneft.FirstOrder` to fine-tune by an optax optimiser (method ``prune``); Levenberg-Marquardt if not
-        given.
+        given; ``"auto"`` for whichever is quicker at this size, `pruneft.sensing.finetune.choose`.
       recipe: constants of one's own: a `PathRecipe` or `PruneRecipe`, as the method wants.
 
     Returns:
@@ -106,6 +107,8 @@ def recover(
     _check(method=method, d=d, k=k, rank=rank, sigma=sigma, lam=lam, beta=beta, finetune=finetune)
     placed, data = problem.sharding, prepare(problem, weights, dtype)
     operator, y, n = data.operator, data.y, data.n
+    if finetune == "auto":
+        finetune = _choose_finetune(method, operator, n, rank)
 
     noise_known = sigma is not None
     sigma = None if sigma is None else sigma / data.y_unit
@@ -187,6 +190,12 @@ def _recipe(method: str, recipe: Recipe | None) -> Recipe:
     return recipe
 
 
+def _choose_finetune(method: str, operator: Any, n: int, rank: int | None) -> FirstOrder | None:
+    if method == "path":
+        return None
+    return choose(int(n), operator.d, rank, None if rank is None else round(operator.dof(rank)))
+
+
 def _check(
     *,
     method: str,
@@ -196,7 +205,7 @@ def _check(
     sigma: float | None,
     lam: float | None,
     beta: float | None,
-    finetune: FirstOrder | None,
+    finetune: FirstOrder | str | None,
 ) -> None:
     for name, value in (("k (columns trained)", k), ("rank", 1 if rank is None else rank)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
@@ -214,7 +223,9 @@ def _check(
         check_beta(beta)
         if not math.isfinite(beta):
             raise ValueError(f"beta (smoothing of the group norm) must be finite: got {beta}.")
-    if finetune is not None and method == "path":
+    if isinstance(finetune, str) and finetune != "auto":
+        raise ValueError(f"finetune must be a FirstOrder, 'auto' or None: got {finetune!r}.")
+    if finetune is not None and finetune != "auto" and method == "path":
         raise ValueError(
             "the rank path refines by Levenberg-Marquardt only: use method='prune' to fine-tune by an optax optimiser."
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,56 +9,21 @@ import optax
 import pytest
 
 from pruneft.optim import LMConfig
-from pruneft.pipeline import Penalty
-from pruneft.sensing import draw_instance, nesterov, smat, theory
 from pruneft.sensing import lane as lanes
+from pruneft.sensing import nesterov, smat, theory
+from tests.claims.nearby import draw_lane, errors, nearby
 
 pytestmark = pytest.mark.claims
 
 
 _fit_factors = jax.jit(lanes.fit, static_argnames="config")
-_draw = jax.jit(functools.partial(draw_instance, dtype="float64"), static_argnames=("n", "d", "r"))
 
 
-def _lane(seed: int, *, n: int, d: int, r: int, sigma: float = 0.0):
-    drawn = _draw(jax.random.key(seed), n=n, d=d, r=r, sigma=sigma)
-    none = jnp.zeros((1, 1, 1))
-    lane = lanes.make_lane(
-        drawn.operator, drawn.y, jnp.zeros((1, 1, d, r)), Penalty(none, none, none, none), sigma=sigma
-    )
-    factor = np.asarray(drawn.factor[:, :r]) / np.sqrt(float(lane.scale))
-    return drawn, lane, factor
-
-
-def _nearby(factor: np.ndarray, seed: int) -> np.ndarray:
-    """A factor whose matrix is 10 percent off."""
-    noise = np.random.default_rng(seed).standard_normal(factor.shape)
-    truth = factor @ factor.T
-    size = 0.1
-    for _ in range(20):
-        moved = factor + size * noise
-        size *= 0.1 / (np.linalg.norm(moved @ moved.T - truth) / np.linalg.norm(truth))
-    return factor + size * noise
-
-
-@functools.partial(jax.jit, static_argnames=("make", "steps"))
-def _errors(lane, start, truth, largest, *, make, steps):
-    optimizer = make(largest)
-
-    def step(carry, _):
-        factor, state = carry
-        updates, state = optimizer.update(lanes.gradient(lane, factor[None])[0], state, factor)
-        factor = optax.apply_updates(factor, updates)
-        return (factor, state), jnp.linalg.norm(factor @ factor.T - truth) / jnp.linalg.norm(truth)
-
-    return jax.lax.scan(step, (start, optimizer.init(start)), None, length=steps)[1]
-
-
-def _fit(errors: np.ndarray) -> tuple[float, float]:
+def _fit(way: np.ndarray) -> tuple[float, float]:
     """Rate and R² of log error against step over the four decades from 1e-4 to 1e-8."""
-    begin, end = int(np.argmax(errors < 1e-4)), int(np.argmax(errors < 1e-8))
-    assert end > begin > 0, f"ended at {errors[-1]:.1e}"
-    steps, logs = np.arange(begin, end), np.log(errors[begin:end])
+    begin, end = int(np.argmax(way < 1e-4)), int(np.argmax(way < 1e-8))
+    assert end > begin > 0, f"ended at {way[-1]:.1e}"
+    steps, logs = np.arange(begin, end), np.log(way[begin:end])
     line = np.polyfit(steps, logs, 1)
     return -line[0], 1 - np.var(logs - np.polyval(line, steps)) / np.var(logs)
 
@@ -69,11 +32,11 @@ def _rates(make, predict, *, n: int, d: int, r: int, steps: int, seeds: int = 7)
     """Rates, R² and predicted rates of ``make(l_1)``, an optimiser, over seeds."""
     found = []
     for seed in range(seeds):
-        _, lane, factor = _lane(seed, n=n, d=d, r=r)
+        _, lane, factor = draw_lane(seed, n=n, d=d, r=r)
         largest = float(np.max(np.sum(factor**2, axis=0)))
-        start = jnp.asarray(_nearby(factor, seed))
-        errors = np.asarray(_errors(lane, start, factor @ factor.T, largest, make=make, steps=steps))
-        found.append((*_fit(errors), predict(lane, factor, largest)))
+        start = jnp.asarray(nearby(factor, seed))
+        way = np.asarray(errors(lane, start, factor @ factor.T, largest, make=make, steps=steps))
+        found.append((*_fit(way), predict(lane, factor, largest)))
     return np.array(found).T
 
 
@@ -131,8 +94,8 @@ def test_levenberg_marquardt_needs_few_steps_even_near_the_transition():
     # From 10 percent error to 1e-6, n = 1.3 dof: at most 8 iterations in the median of 8 instances.
     steps = []
     for seed in range(8):
-        _, lane, factor = _lane(seed, n=40, d=16, r=2)
-        result = _fit_factors(lane, jnp.asarray(_nearby(factor, seed))[None], config=LMConfig(max_steps=20))
+        _, lane, factor = draw_lane(seed, n=40, d=16, r=2)
+        result = _fit_factors(lane, jnp.asarray(nearby(factor, seed))[None], config=LMConfig(max_steps=20))
         trace = np.sqrt(np.asarray(result.trace[0]) / 40)
         steps.append(int(np.argmax(trace < 1e-7)) or 99)
     assert np.median(steps) <= 8, steps
@@ -149,7 +112,7 @@ def test_the_unpruned_fit_is_worse_about_as_the_number_of_columns_predicts(surpl
     n, d, r, sigma = 200, 16, 2, 0.01
     ratios = {k: [] for k in (r, surplus * r)}
     for seed in range(16):
-        drawn, lane, factor = _lane(seed, n=n, d=d, r=r, sigma=sigma)
+        drawn, lane, factor = draw_lane(seed, n=n, d=d, r=r, sigma=sigma)
         for k, found in ratios.items():
             wide = np.concatenate([factor, np.zeros((d, k - r))], axis=1)
             start = wide + 0.05 * np.random.default_rng(seed).standard_normal(wide.shape)
