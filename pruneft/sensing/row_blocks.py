@@ -1,4 +1,4 @@
-"""The gradient's two products with the measurements in one pass over them: block after block of rows, each used twice while it is in cache."""
+"""The two products of a gradient in one pass over the measurements: block after block of rows, each used twice while in cache."""
 
 from __future__ import annotations
 
