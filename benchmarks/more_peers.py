@@ -230,7 +230,7 @@ def _least_squares(
     tolerance: float,
     first: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float]:
-    """The best of several Levenberg-Marquardt fits at a rank, and its root mean square residual; ``first`` is tried before random starts."""
+    """The best of several Levenberg-Marquardt fits at a rank, and its root mean square residual; ``first`` comes before random starts."""
     n, d, _ = matrices.shape
     spare = np.zeros(max(0, d * rank - n))  # MINPACK wants as many residuals as unknowns: zeros do no harm
 
