@@ -13,7 +13,7 @@ from pruneft.sweep.local import Settings, run_tasks
 from pruneft.sweep.plan import Task
 from pruneft.trial import Bucket
 
-SMALL = {"d": 6, "r": 1, "n_per_dof": 3.0}
+SMALL = {"d": 5, "k": 2, "r": 1, "n_per_dof": 4.0}  # two columns: one program for fine-tuning, and still one to prune
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def test_the_line_is_where_the_growth_threshold_meets_the_weakest_eigenvalue():
 
 @functools.cache
 def _rows():
-    """Two smoothings, weights on both sides of the line and one far below it, two seeds, on problems of d = 6, r = 1."""
+    """Two smoothings, weights on both sides of the line and one far below it, two seeds, on problems of d = 5, r = 1."""
     weights = {beta: 2 * beta**0.5 for beta in (1e-3, 1e-1)}
     cells = [
         LAMBDA_BETA.resolve({**SMALL, "beta": beta, "lam": share * weight})
@@ -83,6 +83,14 @@ def test_the_map_shows_both_rates_and_the_line(tmp_path):
     save(figure, tmp_path / "map.png")
     assert (tmp_path / "map.png").stat().st_size > 10_000
     assert [panel.title for panel in panels(_rows())] == titles
+
+
+def test_settings_get_panels_of_their_own_with_lines_of_their_own():
+    rows = [{**row, "kappa": kappa, "r": 2} for row in _rows() for kappa in (1.0, 4.0)]
+    made = panels(rows)
+    assert [panel.title for panel in made[::2]] == [f"r columns left, kappa = {kappa}" for kappa in (1, 4)]
+    equal, skewed = (panel.curves[0].values[0.1] for panel in made[::2])
+    np.testing.assert_allclose(skewed / equal, 0.25 / (1 + 1 / 16) ** 0.5 * 2**0.5, rtol=1e-12)
 
 
 def test_cells_without_a_weight_are_refused_with_what_to_do():
