@@ -45,7 +45,7 @@ KNOWS = {
     "LM, rank scan, hold-out": "nothing",
     "spectral descent": "rank",
     "ScaledGD": "rank",
-    "LM, 20 restarts": "rank, noise",
+    "LM, 20 restarts": "rank",
 }
 Key = tuple[float, float, str]  # n/dof, noise, method
 
@@ -120,7 +120,7 @@ def methods(n: int, sigma: float) -> dict[str, Callable[[Instance], np.ndarray]]
         ),
         "spectral descent": lambda it: peers.spectral_descent(it.matrices, it.y, R, steps=4000),
         "ScaledGD": lambda it: more_peers.scaled_descent(it.matrices, it.y, R),
-        "LM, 20 restarts": lambda it: more_peers.restarted(it.matrices, it.y, R, rng, sigma=it.sigma),
+        "LM, 20 restarts": lambda it: more_peers.restarted(it.matrices, it.y, R, rng),
     }
     return found
 
@@ -210,7 +210,7 @@ def _verdict(found: Mapping[Key, Cell], sigma: float) -> str:
     for ratio in RATIOS:
         own = found[ratio, sigma, OWN[0]].successes
         better = [
-            f"{name} ({cell.successes}/{INSTANCES}{', told the rank' if 'rank' in KNOWS[name] else ''})"
+            f"{name} ({cell.successes}/{INSTANCES}{', told the rank' if KNOWS[name] == 'rank' else ''})"
             for name in KNOWS
             if name not in OWN and (cell := found[ratio, sigma, name]).successes > own
         ]
@@ -261,39 +261,39 @@ def _summary(found: Mapping[Key, Cell]) -> Table:
 
 
 def draw_figure(found: Mapping[Key, Cell]) -> Any:
-    """Success above, error below, over n/dof, one column of panels for each noise level, one line for each method."""
+    """Success above, error below, over n/dof, one column of panels for each noise level, one line for each method.
+
+    Errors are relative without noise, and in units of the oracle's with it. The distance of n/dof from 1 is what is on a
+    logarithmic scale: it is there that methods part.
+    """
     from pruneft.plot._style import MARKERS, TWO_COLUMNS, dress, legend_of_figure, new_figure, open_frame, series_style
 
-    figure = new_figure(TWO_COLUMNS, 4.6)
-    axes = figure.subplots(2, len(NOISES), sharex=True, sharey="row", squeeze=False)
+    figure = new_figure(TWO_COLUMNS, 4.8)
+    axes = figure.subplots(2, len(NOISES), sharex=True, squeeze=False)
     handles: list[Any] = []
+    where = [ratio - 1 for ratio in RATIOS]
     for column, sigma in enumerate(NOISES):
+        above, below = axes[0][column], axes[1][column]
         for index, name in enumerate(KNOWS):
-            # Eleven lines, seven styles: the peers that repeat a style are drawn with open markers.
+            # Eleven lines, seven styles: those that repeat one are drawn with open markers. Ours are wide, and below the others.
             look = {**series_style(index), "marker": MARKERS[index % len(MARKERS)], "markersize": 3.2, "linewidth": 1.0}
-            if index >= len(MARKERS):
-                look["markerfacecolor"] = "white"
-            if name in OWN:
-                look["linewidth"] = 2.0
+            look |= {"markerfacecolor": "white"} if index >= len(MARKERS) else {}
+            look |= {"linewidth": 2.6, "markersize": 5.0, "zorder": 1.5} if name in OWN else {}
             cells = [found[ratio, sigma, name] for ratio in RATIOS]
-            rates = [cell.successes / INSTANCES for cell in cells]
-            axes[0][column].plot(RATIOS, rates, label=f"{name} ({KNOWS[name]})", **look)
-            middle = [max(statistics.median(cell.errors), 1e-9) for cell in cells]
-            (line,) = axes[1][column].plot(RATIOS, middle, label=f"{name} ({KNOWS[name]})", **look)
-            if column == 0:
-                handles.append(line)
-        title = f"noise {sigma:g}" if sigma else "no noise"
-        dress(axes[0][column], y="success" if column == 0 else None, title=title)
-        axes[1][column].set_yscale("log")
-        dress(axes[1][column], x="n / dof", y="median relative error" if column == 0 else None)
-        if sigma:
-            oracle = [theory.oracle_risk(round(x * theory.dof(D, R)), D, R, sigma) ** 0.5 for x in RATIOS]
-            axes[1][column].plot(RATIOS, oracle, color="#8C8C8C", linewidth=3.0, alpha=0.5, zorder=0)
-        for ax in (axes[0][column], axes[1][column]):
+            told = KNOWS[name]
+            label = name if told == "nothing" else f"{name} (told the {told})"
+            above.plot(where, [cell.successes / INSTANCES for cell in cells], label=label, **look)
+            (line,) = below.plot(where, [max(cell.share, 1e-12) for cell in cells], label=label, **look)
+            handles += [line] if column == 0 else []
+        dress(above, y="success" if column == 0 else None, title=f"noise {sigma:g}" if sigma else "no noise")
+        dress(below, x="n / dof", y="median error / oracle's" if sigma else "median relative error")
+        below.set_yscale("log")
+        for ax in (above, below):
             ax.set_xscale("log")
-            ax.set_xticks(RATIOS, [f"{x:g}" for x in RATIOS], rotation=60)
+            ax.set_xticks(where, [f"{ratio:g}" for ratio in RATIOS])
             ax.set_xticks([], minor=True)
             open_frame(ax)
+        above.set_ylim(-0.04, 1.04)
     legend_of_figure(figure, handles, columns=3)
     return figure
 

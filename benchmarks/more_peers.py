@@ -10,7 +10,6 @@ import warnings
 
 import numpy as np
 from scipy.optimize import least_squares
-from scipy.stats import chi2
 
 from benchmarks.peers import leading
 
@@ -192,20 +191,16 @@ def restarted(
     rank: int,
     rng: np.random.Generator,
     *,
-    sigma: float = 0.0,
     restarts: int = 20,
     tolerance: float = 1e-5,
 ) -> np.ndarray:
-    """Levenberg-Marquardt at the true rank from random starts, until one explains the data: the best fit.
+    """Levenberg-Marquardt at the true rank, the best of so many random starts; the first exact fit ends the search.
 
-    Explained means a relative residual of at most ``tolerance``, or with noise of known sigma a residual sum of squares below
-    the 99.9 percent point of what the noise alone leaves, ``sigma² chi²`` with n - dof degrees of freedom.
+    Data with noise have no exact fit, so all starts are made: near n = dof a fit that noise of the known size could explain
+    is often a wrong one.
     """
-    n, d, _ = matrices.shape
     unit = np.sqrt(np.mean(y**2))
-    left = max(1, n - (rank * d - rank * (rank - 1) // 2))
-    enough = max(tolerance, sigma / unit * np.sqrt(chi2.ppf(0.999, left) / n))
-    factor, _ = _least_squares(matrices, y / unit, rank, rng, restarts, enough)
+    factor, _ = _least_squares(matrices, y / unit, rank, rng, restarts, tolerance)
     return unit * (factor @ factor.T)
 
 
