@@ -40,9 +40,9 @@ def measure() -> list[Table]:
             str(factors),
             seconds(one[f"step {factors}"]),
             seconds(one[f"once {factors}"]),
-            times(one[f"once {factors}"] / one[f"step {factors}"]),
-            seconds(one["read"]),
-            times(min(one[f"step {factors}"], one[f"once {factors}"]) / one["read"]),
+            times(one[f"once {factors} share"]),
+            seconds(one[f"read {factors}"]),
+            times(min(1.0, one[f"once {factors} share"]) / one[f"read {factors} share"]),
         ]
         for factors in (1, 4)
     ]
@@ -112,9 +112,11 @@ def _on(count: int) -> dict[str, Any]:
     import jax.numpy as jnp
     import numpy as np
 
+    from benchmarks.bench_gradient import loop, once, twice
+    from benchmarks.timing import Case, interleave, median, ratio
     from pruneft import FirstOrder, Problem, PruneRecipe, recover
     from pruneft.pipeline import Penalty
-    from pruneft.sensing import PackedOperator, nesterov, row_blocks, sharded, smat, svec, theory
+    from pruneft.sensing import PackedOperator, nesterov, sharded, svec, theory
     from pruneft.sensing import lane as lanes
     from pruneft.sensing.packing import packed_size
 
@@ -128,7 +130,7 @@ def _on(count: int) -> dict[str, Any]:
         problem = Problem(PackedOperator(jnp.asarray(rows)), y)
     else:
         problem = Problem.from_arrays(rows, y, mesh=jax.make_mesh((count,), ("n",)))
-    found: dict[str, Any] = {"n": n, "bytes": rows.nbytes, "read": _median(rows.max)}
+    found: dict[str, Any] = {"n": n, "bytes": rows.nbytes}
     del rows
     begin = time.perf_counter()
     result = recover(
@@ -151,46 +153,25 @@ def _on(count: int) -> dict[str, Any]:
     }
     penalty = Penalty(*(np.full((1, 1, 1), 1e-3, "float32") for _ in Penalty._fields))
 
-    def once(lane: Any, u: Any) -> Any:
-        packed = svec(u @ jnp.swapaxes(u, -1, -2))
-        total = smat(row_blocks.residual_sum(lane.operator.rows, packed, lane.y, lane.gain))
-        return 4 * total / (lane.n * lane.gain) @ u
-
-    def twice(lane: Any, u: Any) -> Any:
-        errors = lane.operator.apply(u @ jnp.swapaxes(u, -1, -2)) / lane.gain - lane.y
-        return 4 * lane.operator.adjoint(errors) / (lane.n * lane.gain) @ u
-
     for factors in (1, 4) if count == 1 else (1,):
         begin_at = lanes.draw_starts(
             jax.random.key(1), 1, factors, D, K, live_d=D, live_k=K, norm=2.0, dtype=jnp.float32
         )
+        cases: dict[str, Case] = {}
         if count == 1:
             lane = lanes.make_lane(problem.operator, jnp.asarray(y), begin_at, penalty)
+            array = np.asarray(problem.operator.rows)
+            cases = {"once": loop(once, lane, lane.starts[0], _STEPS), "read": Case(array.max)}
         else:
             lane = sharded.split_lane(
                 problem.operator, problem.y, begin_at, penalty, problem.sharding, n=n, sigma=None, rank=0
             )
-        for name, gradient in {"step": twice, "once": once}.items() if count == 1 else {"step": lanes.gradient}.items():
-
-            @jax.jit
-            def go(lane: Any, u: Any, gradient: Any = gradient) -> Any:
-                return jax.lax.fori_loop(0, _STEPS, lambda _, v: v - 1e-3 * gradient(lane, v), u)
-
-            def call(go: Any = go, lane: Any = lane) -> None:
-                jax.block_until_ready(go(lane, lane.starts[0]))
-
-            call()
-            found[f"{name} {factors}"] = _median(call) / _STEPS
+        cases["step"] = loop(twice if count == 1 else lanes.gradient, lane, lane.starts[0], _STEPS)
+        taken = interleave(cases, rounds=_ROUNDS)
+        for name in cases:
+            found[f"{name} {factors}"] = median(taken, name)
+            found[f"{name} {factors} share"] = ratio(taken, name, "step")
     return found
-
-
-def _median(run: Any) -> float:
-    took = []
-    for _ in range(_ROUNDS):
-        begin = time.perf_counter()
-        run()
-        took.append(time.perf_counter() - begin)
-    return sorted(took)[_ROUNDS // 2]
 
 
 if __name__ == "__main__":
