@@ -19,7 +19,7 @@ from benchmarks.table import Table, seconds, times
 from benchmarks.timing import LEVEL, Case, interleave, median, ratio
 from pruneft.pipeline import Penalty
 from pruneft.sensing import lane as lanes
-from pruneft.sensing import smat
+from pruneft.sensing import row_blocks, smat, svec
 from pruneft.sensing.draw import draw_instance
 from pruneft.sensing.operator import Gram
 from pruneft.sensing.packing import packed_size
@@ -28,6 +28,9 @@ SHAPES = ((16, 2, 46), (64, 4, 750), (128, 4, 1518))  # d, r, n: from one core's
 GRAM_SHAPES = ((16, 68), (16, 136), (16, 272), (32, 264), (32, 1056))  # d, n: D/2, D, 2D; D/2, 2D
 STARTS = (1, 4)  # how many factors share the data: one in `prune`, four in `path`
 LANES = 8
+PASSES = ((64, 4, 750), (128, 4, 1518), (256, 8, 1518))  # d, r, n: 6, 50 and 200 MB
+FACTORS = (1, 2, 4, 8)
+SHARED = ((16, 2, 46), (16, 2, 87), (32, 3, 183), (64, 4, 750), (128, 4, 1518))
 _STEP = 1e-3
 _LOOP_WORK = 2e8  # multiplications in one compiled loop, about 50 ms
 
@@ -124,6 +127,49 @@ def gram_cases(d: int, n: int, width: int) -> dict[str, Case]:
     return {"gram": loop(gradient, gram, factor, count), "direct": loop(gradient, direct, factor, count)}
 
 
+def twice(lane: Any, factor: Array) -> Array:
+    """The gradient by two passes over the measurements, whatever the library would take."""
+    errors = lane.operator.apply(factor @ jnp.swapaxes(factor, -1, -2)) / lane.gain - lane.y
+    return 4 * lane.operator.adjoint(errors) / (lane.n * lane.gain) @ factor
+
+
+def once(lane: Any, factor: Array) -> Array:
+    """The gradient by one pass in blocks of rows."""
+    packed = svec(factor @ jnp.swapaxes(factor, -1, -2))
+    total = row_blocks.residual_sum(lane.operator.rows, packed, lane.y, lane.gain)
+    return 4 * smat(total) / (lane.n * lane.gain) @ factor
+
+
+def pass_cases(d: int, r: int, n: int, factors: int) -> dict[str, Case]:
+    """A step by two passes and by one, and one read of the measurements."""
+    lane = make_lane(d, r, n, factors)
+    rows = np.asarray(lane.operator.rows)
+    count = max(2, steps_per_call(d, n, factors))
+    return {
+        "two": loop(twice, lane, lane.starts[0], count),
+        "one": loop(once, lane, lane.starts[0], count),
+        "read": _repeated(lambda: np.max(rows), 3),
+    }
+
+
+def shared_cases(d: int, r: int, n: int) -> dict[str, Case]:
+    """Steps of 1, 4 and 8 factors that share the measurements; times are per factor."""
+    cases = {}
+    for width in (1, 4, LANES):
+        lane = make_lane(d, r, n, width)
+        count = steps_per_call(d, n, width)
+        case = loop(lanes.gradient, lane, lane.starts[0], count)
+        cases[str(width)] = Case(case.run, units=count * width)
+    return cases
+
+
+@pytest.mark.parametrize("case", ["two", "one", "read"])
+@pytest.mark.parametrize("factors", FACTORS)
+@pytest.mark.parametrize(("d", "r", "n"), PASSES)
+def bench_one_pass_against_two(d: int, r: int, n: int, factors: int, case: str, measure_case: Any) -> None:
+    measure_case(f"passes d={d} n={n} factors={factors}", pass_cases(d, r, n, factors)[case])
+
+
 @pytest.mark.parametrize("case", ["step", "copy", "read"])
 @pytest.mark.parametrize("starts", STARTS)
 @pytest.mark.parametrize(("d", "r", "n"), SHAPES)
@@ -146,7 +192,74 @@ def bench_gram_against_direct(d: int, n: int, width: int, case: str, measure_cas
 
 def measure() -> list[Table]:
     """The tables of this file."""
-    return [_bandwidth(), _storage(), _gram()]
+    return [_bandwidth(), _passes(), _shared(), _storage(), _gram()]
+
+
+def _passes() -> Table:
+    rows, right, asked = [], [], {}
+    for d, r, n in PASSES:
+        for factors in FACTORS:
+            found = interleave(pass_cases(d, r, n, factors), rounds=9)
+            share = ratio(found, "one", "two")
+            size = 4 * n * packed_size(d)
+            taken = row_blocks.pays(size, factors)
+            level = 1 - LEVEL <= share <= 1 + LEVEL
+            right.append(level or taken == (share < 1))
+            if d == 128:
+                asked[factors] = share
+            rows.append(
+                [
+                    f"{d}, {r}, {n}",
+                    f"{size / 1e6:.3g} MB",
+                    str(factors),
+                    *(seconds(median(found, name)) for name in ("two", "one", "read")),
+                    times(share),
+                    times(ratio(found, "one" if taken else "two", "read")),
+                    "one" if taken else "two",
+                ]
+            )
+    return Table(
+        title="One pass over the measurements by blocks of rows against two, one step",
+        columns=[
+            "d, r, n",
+            "size",
+            "factors",
+            "two passes",
+            "one pass",
+            "read",
+            "one / two",
+            "taken / read",
+            "the library takes",
+        ],
+        rows=rows,
+        says=(
+            f"One read is the floor. At d = 128 one pass takes {', '.join(f'{times(v)} (factors {k})' for k, v in asked.items())} of the "
+            "time of two: XLA copies each block before it multiplies it, which a product with one vector does not earn back. The "
+            f"library's choice is the faster form, or level, in {sum(right)} of {len(right)} rows."
+        ),
+    )
+
+
+def _shared() -> Table:
+    rows, shares = [], []
+    for d, r, n in SHARED:
+        found = interleave(shared_cases(d, r, n))
+        shares.append((ratio(found, str(LANES), "1"), d, n))
+        rows.append(
+            [
+                f"{d}, {r}, {n}",
+                *(seconds(median(found, str(width))) for width in (1, 4, LANES)),
+                times(ratio(found, "4", "1")),
+                times(shares[-1][0]),
+            ]
+        )
+    held = [f"d = {d}, n = {n} ({times(share)})" for share, d, n in shares if share <= 0.7]
+    return Table(
+        title="Factors that share their measurements: a step, per factor",
+        columns=["d, r, n", "1", "4", str(LANES), "4 / 1", f"{LANES} / 1"],
+        rows=rows,
+        says=f"At {LANES} factors a step per factor takes at most .7 of that of one at {', '.join(held) or 'no size'}.",
+    )
 
 
 def _bandwidth() -> Table:

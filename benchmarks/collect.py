@@ -20,6 +20,8 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 PARTS = {
     "gradient": "One gradient step",
     "recovery": "One recovery against peers",
+    "peers": "Against the peers, over n/dof and noise",
+    "large": "One large problem",
     "sharded": "One problem over several devices",
     "sweep": "Two grids by the sweep engine and without it",
     "engine": "The sweep engine from inside",

@@ -55,7 +55,10 @@ def experiment_of(arguments: Sequence[str]) -> Experiment:
 def add_options(parser: argparse.ArgumentParser, experiment: Experiment | None) -> None:
     """The flags that say what to sweep: experiment, file, run, seeds, axes."""
     parser.add_argument(
-        "experiment", nargs="?", metavar="EXPERIMENT", help="recovery (default), or module:object for your own"
+        "experiment",
+        nargs="?",
+        metavar="EXPERIMENT",
+        help="recovery (default), lambda-beta, or module:object for your own",
     )
     parser.add_argument(
         "--config",

@@ -10,7 +10,10 @@ from typing import Any
 
 from pruneft.trial import Experiment
 
-EXPERIMENTS = {"recovery": "pruneft.experiments.recovery:RECOVERY"}
+EXPERIMENTS = {
+    "recovery": "pruneft.experiments.recovery:RECOVERY",
+    "lambda-beta": "pruneft.experiments.lambda_beta:LAMBDA_BETA",
+}
 
 
 def load(name: str) -> Experiment:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from pruneft.pipeline import Penalty, Pipeline
+from pruneft.pipeline import OptimizerOrFactory, Penalty, Pipeline
 from pruneft.random import normals
 from pruneft.sensing import lane as lanes
 from pruneft.sensing import theory
@@ -153,16 +153,25 @@ def expected_steps(cell: Cell, *, prune: PruneRecipe = PruneRecipe(), path: Path
     return float(attempts[first] + sum(attempts[first + 1 :]) * min(1.0, 0.4 * math.exp((1.05 - ratio) / 0.08)))
 
 
-def trial(bucket: Bucket, *, prune: PruneRecipe = PruneRecipe(), path: PathRecipe = PathRecipe()) -> Trial:
-    """The Trial of a bucket: draws an instance of its padded sizes and recovers it by the bucket's method."""
+def trial(
+    bucket: Bucket,
+    *,
+    prune: PruneRecipe = PruneRecipe(),
+    path: PathRecipe = PathRecipe(),
+    optimizer: OptimizerOrFactory | None = None,
+) -> Trial:
+    """The Trial of a bucket: draws an instance of its padded sizes and recovers it by the bucket's method.
+
+    ``optimizer`` is for training, instead of the recipe's.
+    """
     n, d, k = bucket["n"], bucket["d"], bucket["k"]
     pipeline: Pipeline
     if bucket.option("method") == "prune":
         starts, anneal = 1, prune.anneal
-        pipeline = column_pruning(prune, width=k)
+        pipeline = column_pruning(prune, width=k, optimizer=optimizer)
     else:
         starts, anneal = path.starts, path.anneal
-        pipeline = rank_path(path, width=min(k, d))
+        pipeline = rank_path(path, width=min(k, d), optimizer=optimizer)
     attempts = len(pipeline.attempts)
 
     def draw(key: Array, values: Mapping[str, Any]) -> lanes.Lane:

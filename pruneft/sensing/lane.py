@@ -184,8 +184,12 @@ def gradient(lane: Lane, factor: Float[Array, "starts d k"]) -> Float[Array, "st
     else:
         operator = lane.operator if lane.fast is None else lane.fast
         gain = lane.gain.astype(factor.dtype)
-        errors = operator.apply(matrix) / gain - lane.y.astype(factor.dtype)
-        residual_matrix = operator.adjoint(errors) / (lane.n.astype(factor.dtype) * gain)
+        y = lane.y.astype(factor.dtype)
+        if isinstance(operator, PackedOperator):
+            total = operator.residual_sum(matrix, y, gain)
+        else:
+            total = operator.adjoint(operator.apply(matrix) / gain - y)
+        residual_matrix = total / (lane.n.astype(factor.dtype) * gain)
     return 4 * residual_matrix @ factor
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -9,8 +11,10 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 
+from pruneft.sensing import row_blocks
 from pruneft.sensing.packing import packed_size, smat, svec, unpacked_size
 
 
@@ -76,12 +80,13 @@ class PackedOperator:
 
     Attributes:
       rows: [n, d(d+1)/2], ``svec(sym(A_i))``; zero rows and tails are padding.
-      unpack_once: whether `linearised` unpacks the rows outside of the loops that use it. Rows that are split over devices
-        are unpacked inside, where they stay: carried into a loop, the partitioner gathers them.
+      sharding: how the rows are split over devices, for what depends on it: `linearised` unpacks split rows inside of the loops
+        that use it, where they stay (carried into a loop, the partitioner gathers them), and `residual_sum` goes by the
+        share of each device. None where they are not split.
     """
 
     rows: Any  # Float[Array, "n D"]; JAX rebuilds the object around batches, shapes and placeholders too
-    unpack_once: bool = field(default=True, metadata={"static": True})
+    sharding: NamedSharding | None = field(default=None, metadata={"static": True})
 
     @classmethod
     def from_matrices(cls, matrices: Float[Array, "n d d"]) -> PackedOperator:
@@ -116,13 +121,35 @@ class PackedOperator:
         """``sum_i e_i sym(A_i)``. Written as vector times matrix: the transposed form is many times slower on CPU."""
         return smat(residual @ self.rows)
 
+    def residual_sum(
+        self, matrix: Float[Array, "*batch d d"], y: Float[Array, "n"], gain: Float[Array, ""]
+    ) -> Float[Array, "*batch d d"]:
+        """``sum_i e_i sym(A_i)`` with ``e = <A_i, X> / gain - y_i``: `adjoint` of the residual of `apply`, what a gradient needs.
+
+        In one pass over the measurements where that pays (`pruneft.sensing.row_blocks`), in two elsewhere.
+        """
+
+        def twice(rows: Array, packed: Array, y: Array, gain: Array) -> Array:
+            return (jnp.einsum("nd,...d->...n", rows, packed) / gain - y) @ rows
+
+        shards = 1 if self.sharding is None else self.sharding.num_devices
+        size = self.rows.size * self.rows.dtype.itemsize / shards
+        packed = jax.lax.optimization_barrier(svec(matrix))
+        if not row_blocks.pays(size, math.prod(matrix.shape[:-2])):
+            return smat(twice(self.rows, packed, y, gain))
+        once = row_blocks.residual_sum
+        if self.sharding is not None:
+            once = functools.partial(row_blocks.split_residual_sum, sharding=self.sharding)
+        # Blocks are for the caches of a CPU; other devices want long products.
+        return smat(jax.lax.platform_dependent(self.rows, packed, y, gain, cpu=once, default=twice))
+
     def jacobian(self, factor: Float[Array, "*batch d r"]) -> Float[Array, "*batch n d r"]:
         """Derivative of ``apply(U Uᵀ)``: ``2 sym(A_i) U``. Unpacks the rows (n d² numbers) for the product."""
         return self.linearised()(factor)
 
     def linearised(self) -> Callable[[Array], Array]:
         """`jacobian` with the rows unpacked once: in a loop that is up to half of its time."""
-        unpacked = smat(self.rows) if self.unpack_once else None
+        unpacked = smat(self.rows) if self.sharding is None else None
 
         def jacobian(factor: Array) -> Array:
             matrices = smat(self.rows) if unpacked is None else unpacked

@@ -235,7 +235,10 @@ def split_lane(
     noise = np.asarray(np.nan if sigma is None else sigma, y.dtype)
     arguments = (operator, y, host(starts), host(penalty), np.asarray(n, np.int32), noise, np.asarray(rank, np.int32))
     lane: lanes.Lane = _lane_program(sharding)(*arguments)
-    return jax.block_until_ready(lane)._replace(operator=dataclasses.replace(operator, unpack_once=False))
+    jax.block_until_ready(lane)
+    told = functools.partial(dataclasses.replace, sharding=sharding)
+    fast = told(lane.fast) if isinstance(lane.fast, PackedOperator) else lane.fast
+    return lane._replace(operator=told(operator), fast=fast)
 
 
 def root_mean_square(y: jax.Array, n: int) -> float:
