@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-# Bytes of a block: 32 rows at d = 128 in float32. Measured on one CPU core against two passes, 2 to 8 factors at once:
-# blocks of half and of twice the size are level or slower.
-_BLOCK = 1 << 20
+# About so many bytes of a block, in whole sixteens of rows: 64 rows at d = 128, 16 at d = 256, in float32. Measured on one CPU
+# core with 4 and 8 factors: with 31 rows instead of 32 one pass was no faster than two.
+_BLOCK = 2 << 20
+_ROWS = 16
 # Bytes of measurements from which one pass is taken; below it they stay in the last level of cache from pass to pass, and
 # copying blocks costs up to twice what it saves.
 _LARGE = 32 << 20
@@ -22,8 +23,8 @@ def pays(size: float, factors: int) -> bool:
 
     XLA cannot multiply by a slice of an array without copying it, so a pass by blocks moves more memory than it looks. A
     product with a single vector runs at the speed of the memory in two passes and takes 1.5 times as long by blocks; a
-    product with several vectors repacks the measurements, and there blocks take .3 to .7 of the time (d = 128 and 256, 2 to
-    8 factors).
+    product with several vectors repacks the measurements, and there blocks take .7 to .9 of the time (d = 128 and 256, 4
+    and 8 factors).
 
     Args:
       size: bytes of the measurements on one device.
@@ -49,10 +50,10 @@ def residual_sum(
       packed: packed matrices.
       y: data.
       gain: what the measurements are divided by in the residual.
-      block: rows at a time; about 1 MB of them if not given.
+      block: rows at a time; about 2 MB of them if not given.
     """
     n, length = rows.shape
-    size = max(1, _BLOCK // (length * rows.dtype.itemsize)) if block is None else block
+    size = _ROWS * max(1, round(_BLOCK / (_ROWS * length * rows.dtype.itemsize))) if block is None else block
     size = min(size, n)
     offsets = jnp.arange(size, dtype=jnp.int32)
 
