@@ -26,6 +26,7 @@ PARTS = {
     "executors": "Workers and executors",
     "ledger": "The ledger of a sweep",
     "adaptive": "Adaptive allocation against a uniform grid",
+    "limit": "The transition, and what the penalty contributes",
 }
 _HEAD = """# Results
 

@@ -223,12 +223,17 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
         )
 
     def accepted(lane: Lane, memory: Memory) -> Bool[Array, ""]:
-        answer = memory.best
+        answer, twice = memory.best, memory.rounds > 1
         # Near interpolation a wrong fit can look like weak noise, with few degrees of freedom left to tell. A second round would
         # find the exact fit if there is one, so such an answer waits for it.
-        sure = (answer.rss <= recipe.exact * lane.n) | (lane.n >= recipe.safe_margin * degrees(lane, answer.rank))
+        exact = answer.rss <= recipe.exact * lane.n
+        sure = exact | (lane.n >= recipe.safe_margin * degrees(lane, answer.rank)) | (lane.rank > 0)
         found = (memory.status == Status.CONVERGED) | (memory.status == Status.RANK_UNCERTAIN)
-        return found & (sure | (memory.rounds > 1) | (lane.rank > 0))
+        # And what most starts found, but noise makes too uncertain to accept, no further round will make better.
+        agreeing = memory.agreeing[jnp.maximum(answer.rank, 1) - 1]
+        common = 2 * agreeing > memory.rounds * (memory.roots.shape[0] + 1)
+        hopeless = (memory.status == Status.REJECTED) & (memory.predicted <= recipe.settled) & common
+        return (found & (sure | twice)) | (hopeless & twice)
 
     def report(lane: Lane, memory: Memory, answered: Array, steps: Array) -> dict[str, Array]:
         values = lanes.report(lane, memory.best, memory.status, steps)

@@ -1,0 +1,203 @@
+"""The transition of the rank path, noiseless and rank unknown, and what the penalty contributes to it.
+
+Run: ``python -m benchmarks.collect limit``. Sweeps keep their ledgers under ``runs/limit`` (``PRUNEFT_BENCH_RUNS`` names another
+folder), so a run that was cut off goes on, and what was finished before it counts. ``PRUNEFT_BENCH_SMALL=1`` makes all of it
+small, to try it out. ``PRUNEFT_BENCH_FINISHED=1`` runs no further trial of the transition and reports what is there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import starts
+from benchmarks.table import Table
+from pruneft.experiments.phase import draw
+from pruneft.experiments.recovery import RECOVERY, experiment
+from pruneft.sensing import PathRecipe, theory
+from pruneft.sweep import Ledger, make_grid, sweep, wilson
+from pruneft.sweep.code import code_of
+
+SMALL = bool(os.environ.get("PRUNEFT_BENCH_SMALL"))
+FINISHED = bool(os.environ.get("PRUNEFT_BENCH_FINISHED"))
+RUNS = Path(os.environ.get("PRUNEFT_BENCH_RUNS", "runs/limit-small" if SMALL else "runs/limit"))
+FIGURE = Path(__file__).parent / "figures" / "transition.png"
+
+RATIOS = (1.02, 1.05, 1.1, 1.2, 1.3)
+# (d, ranks, seeds), the cheap ones first: a trial at d = 32, r = 16 costs as much as some hundred at d = 16, r = 4.
+TRANSITION: tuple[tuple[int, tuple[int, ...], int], ...] = (
+    ((8, (1, 2), 4),)
+    if SMALL
+    else (
+        (16, (1, 2, 4, 8), 64),
+        (16, (3, 5, 6, 7), 64),
+        (24, (1, 2, 4), 64),
+        (32, (1, 2), 64),
+        (24, (8,), 64),
+        (32, (4,), 64),
+        (24, (12,), 16),
+        (32, (8,), 16),
+    )
+)
+# (r, instances): what one start contributes at d = 16, n = 1.1 dof, known rank.
+PENALTY: tuple[tuple[int, int], ...] = ((2, 8),) if SMALL else ((1, 256), (2, 256), (4, 256), (8, 64))
+ANNEALS = (60, 150)
+WHOLE = ((2, 8),) if SMALL else ((1, 256), (2, 256), (4, 256), (8, 64))
+EXACT_RESIDUAL = PathRecipe().exact ** 0.5
+
+
+def measure() -> list[Table]:
+    """The tables of this file; the figure is written beside them."""
+    return [penalty_table(), whole_table(), *transition_tables()]
+
+
+def penalty_table() -> Table:
+    """Success of the first 1, 2, 4, 8 starts at known rank, with the penalty and without it, on the same instances."""
+    rows, gains = [], []
+    for r, instances in PENALTY:
+        n = round(1.1 * theory.dof(starts.D, r))
+        for steps in ANNEALS:
+            found = {}
+            for name, lam in (("with", None), ("without", 0.0)):
+                success = _kept(r=r, n=n, steps=steps, lam=lam, instances=instances)
+                found[name] = starts.union(success)
+                rows.append(
+                    [f"{r}", f"{n}", f"{steps}", name, f"{instances}"]
+                    + [_share(found[name][count], instances) for count in starts.COUNTS]
+                )
+            gains.append((found["with"][1] - found["without"][1]) / instances)
+    return Table(
+        title="One start at a time, rank known: d = 16, n = 1.1 dof, noiseless; success of the first 1, 2, 4, 8 starts",
+        columns=["r", "n", "steps", "penalty", "instances", *(f"{count}" for count in starts.COUNTS)],
+        rows=rows,
+        says=f"Shares with 95 percent Wilson intervals. With one start the penalty adds {min(gains):+.2f} to {max(gains):+.2f}.",
+    )
+
+
+def _kept(**asked: Any) -> np.ndarray:
+    """`starts.successes`, kept beside the ledgers under the code that made it."""
+    name = "-".join(str(value) for value in asked.values())
+    path = RUNS / f"starts-{name}-{code_of(RECOVERY).hash[:12]}.npy"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, starts.successes(**asked))
+    return np.load(path)
+
+
+def whole_table() -> Table:
+    """The whole path, one round of four starts and the recipe's rounds, with the penalty and without it."""
+    rows = []
+    said = []
+    for r, seeds in WHOLE:
+        for name, attempts in (("one of 150", (150,)), ("recipe", PathRecipe().attempts)):
+            path = experiment(path=PathRecipe(attempts=attempts))
+            shares = []
+            for lam in (None, 0.0):
+                axes = {"d": 16, "r": r, "n_per_dof": 1.1, "method": "path", "lam": lam}
+                done = sweep(path, make_grid(path, axes, seeds), RUNS / f"whole-{len(attempts)}", processes=1)
+                with Ledger.open(done.path, read_only=True) as ledger:
+                    found = [row for row in ledger.rows() if (row["r"], row["lam"]) == (r, lam)]
+                won = sum(bool(row["success"]) for row in found)
+                shares.append(won / len(found))
+                penalty = "without" if lam == 0 else "with"
+                rows.append([f"{r}", name, penalty, f"{len(found)}", _share(won, len(found))])
+            said.append(shares[0] - shares[1])
+    return Table(
+        title="The whole path, rank unknown: d = 16, n = 1.1 dof, noiseless, four starts a round",
+        columns=["r", "rounds", "penalty", "instances", "success"],
+        rows=rows,
+        says=f"The penalty adds {min(said):+.3f} to {max(said):+.3f}.",
+    )
+
+
+def transition_tables() -> list[Table]:
+    """Success over (d, r, n), and how the failures ended; the figure is drawn from the same rows."""
+    where = RUNS / "transition"
+    if not FINISHED:
+        for d, ranks, seeds in TRANSITION:
+            axes = {"d": [d], "r": list(ranks), "n_per_dof": list(RATIOS), "method": ["path"]}
+            sweep(RECOVERY, make_grid(RECOVERY, axes, seeds), where, processes=1)
+    with Ledger.open(where / "ledger.sqlite", read_only=True) as ledger:
+        rows = ledger.rows()
+    FIGURE.parent.mkdir(exist_ok=True)
+    if not SMALL:
+        draw(rows).savefig(FIGURE, dpi=150, bbox_inches="tight")
+    return [success_table(rows), failure_table(rows)]
+
+
+def success_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Successes of trials, cell by cell, with n - dof in brackets."""
+    cells = _by(rows, ("d", "r", "n"))
+    body = []
+    for d, r in sorted({(key[0], key[1]) for key in cells}):
+        line = [f"{d}", f"{r}"]
+        for ratio in RATIOS:
+            n = max(1, round(ratio * theory.dof(d, r)))
+            found = cells.get((d, r, n), [])
+            won = sum(bool(row["success"]) for row in found)
+            line.append(f"{won}/{len(found)} ({n - theory.dof(d, r)})" if found else "not run")
+        body.append(line)
+    return Table(
+        title="Successes of trials, noiseless, rank unknown, the recipe's rounds; n - dof in brackets",
+        columns=["d", "r", *(f"n = {ratio} dof" for ratio in RATIOS)],
+        rows=body,
+        says=f"{len(rows)} trials. At n = dof (0 in brackets) nothing can identify the matrix, and the verdict says so.",
+    )
+
+
+def failure_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What happened to identifiable trials: solved by which round, refused, or wrong."""
+    budget = PathRecipe().attempts
+    parts = ((0, budget[0]), (budget[0], sum(budget[:2])), (sum(budget[:2]), sum(budget)))
+    body, wrong_exact = [], 0
+    identifiable = [row for row in rows if row["n"] > theory.dof(row["d"], row["r"])]
+    for ratio in RATIOS:
+        found = [row for row in identifiable if row["n"] == round(ratio * theory.dof(row["d"], row["r"]))]
+        if not found:
+            continue
+        solved = Counter(row["steps"] for row in found if row["success"])
+        failed = [row for row in found if not row["success"]]
+        accepted = [row for row in failed if row["status"] in (1, 2)]
+        exact = sum(row["residual"] <= EXACT_RESIDUAL for row in failed)
+        wrong_exact += exact
+        first, second, later = (
+            sum(count for steps, count in solved.items() if low < steps <= high) for low, high in parts
+        )
+        refused = len(failed) - len(accepted)
+        body.append([f"{ratio}", *map(str, (len(found), first, second, later, refused, len(accepted), exact))])
+    return Table(
+        title="Where trials end that have more measurements than degrees of freedom, all d and r together",
+        columns=[
+            "n/dof",
+            "trials",
+            "solved in round 1",
+            "in round 2",
+            "later",
+            "refused",
+            "accepted, wrong",
+            "exact fit, wrong",
+        ],
+        rows=body,
+        says=(
+            "No wrong matrix fitted the data exactly: what is left is search, not the limit of information."
+            if not wrong_exact
+            else f"{wrong_exact} wrong matrices fitted the data exactly."
+        ),
+    )
+
+
+def _by(rows: Iterable[Mapping[str, Any]], axes: Sequence[str]) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[tuple(row[name] for name in axes)].append(row)
+    return groups
+
+
+def _share(successes: int, trials: int) -> str:
+    low, high = wilson(successes, trials)
+    return f"{successes / trials:.3f} ({low:.2f}, {high:.2f})"
