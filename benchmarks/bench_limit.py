@@ -2,7 +2,7 @@
 
 Run: ``python -m benchmarks.collect limit``. Sweeps keep their ledgers under ``runs/limit`` (``PRUNEFT_BENCH_RUNS`` names another
 folder), so a run that was cut off goes on, and what was finished before it counts. ``PRUNEFT_BENCH_SMALL=1`` makes all of it
-small, to try it out. ``PRUNEFT_BENCH_FINISHED=1`` runs no further trial of the transition and reports what is there.
+small, to try it out. ``PRUNEFT_BENCH_FINISHED=1`` runs nothing and reports what is there.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ EXACT_RESIDUAL = PathRecipe().exact ** 0.5
 
 def measure() -> list[Table]:
     """The tables of this file; the figure is written beside them."""
-    return [penalty_table(), whole_table(), *transition_tables(), race_table()]
+    tables = [penalty_table(), whole_table(), *transition_tables()]
+    return tables if FINISHED else [*tables, race_table()]
 
 
 def penalty_table() -> Table:
@@ -68,25 +69,30 @@ def penalty_table() -> Table:
             found = {}
             for name, lam in (("with", None), ("without", 0.0)):
                 success = _kept(r=r, n=n, steps=steps, lam=lam, instances=instances)
+                if success is None:
+                    break
                 found[name] = starts.union(success)
                 rows.append(
                     [f"{r}", f"{n}", f"{steps}", name, f"{instances}"]
                     + [_share(found[name][count], instances) for count in starts.COUNTS]
                 )
-            gains.append((found["with"][1] - found["without"][1]) / instances)
+            if len(found) == 2:
+                gains.append((found["with"][1] - found["without"][1]) / instances)
     return Table(
         title="One start at a time, rank known: d = 16, n = 1.1 dof, noiseless; success of the first 1, 2, 4, 8 starts",
         columns=["r", "n", "steps", "penalty", "instances", *(f"{count}" for count in starts.COUNTS)],
         rows=rows,
-        says=f"Shares with 95 percent Wilson intervals. With one start the penalty adds {min(gains):+.2f} to {max(gains):+.2f}.",
+        says=f"Shares with 95 percent Wilson intervals. With one start the penalty adds {_range(gains)}.",
     )
 
 
-def _kept(**asked: Any) -> np.ndarray:
+def _kept(**asked: Any) -> np.ndarray | None:
     """`starts.successes`, kept beside the ledgers under the code that made it."""
     name = "-".join(str(value) for value in asked.values())
     path = RUNS / f"starts-{name}-{code_of(RECOVERY).hash[:12]}.npy"
     if not path.exists():
+        if FINISHED:
+            return None
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, starts.successes(**asked))
     return np.load(path)
@@ -101,20 +107,24 @@ def whole_table() -> Table:
             path = experiment(path=PathRecipe(attempts=attempts))
             shares = []
             for lam in (None, 0.0):
-                axes = {"d": 16, "r": r, "n_per_dof": 1.1, "method": "path", "lam": lam}
-                done = sweep(path, make_grid(path, axes, seeds), RUNS / f"whole-{len(attempts)}", processes=1)
-                with Ledger.open(done.path, read_only=True) as ledger:
-                    found = [row for row in ledger.rows() if (row["r"], row["lam"]) == (r, lam)]
+                axes = {"d": 16, "r": r, "n_per_dof": 1.1, "method": "path"} | ({} if lam is None else {"lam": lam})
+                where = RUNS / f"whole-{len(attempts)}"
+                if not FINISHED:
+                    sweep(path, make_grid(path, axes, seeds), where, processes=1)
+                found = [row for row in _stored(where) if (row["r"], row["lam"]) == (r, lam)]
+                if len(found) < seeds:
+                    break
                 won = sum(bool(row["success"]) for row in found)
                 shares.append(won / len(found))
                 penalty = "without" if lam == 0 else "with"
                 rows.append([f"{r}", name, penalty, f"{len(found)}", _share(won, len(found))])
-            said.append(shares[0] - shares[1])
+            if len(shares) == 2:
+                said.append(shares[0] - shares[1])
     return Table(
         title="The whole path, rank unknown: d = 16, n = 1.1 dof, noiseless, four starts a round",
         columns=["r", "rounds", "penalty", "instances", "success"],
         rows=rows,
-        says=f"The penalty adds {min(said):+.3f} to {max(said):+.3f}.",
+        says=f"The penalty adds {_range(said)} to the success of the whole path.",
     )
 
 
@@ -168,8 +178,7 @@ def transition_tables() -> list[Table]:
         for d, ranks, seeds in TRANSITION:
             axes = {"d": [d], "r": list(ranks), "n_per_dof": list(RATIOS), "method": ["path"]}
             sweep(RECOVERY, make_grid(RECOVERY, axes, seeds), where, processes=1)
-    with Ledger.open(where / "ledger.sqlite", read_only=True) as ledger:
-        rows = ledger.rows()
+    rows = _stored(where)
     FIGURE.parent.mkdir(exist_ok=True)
     if not SMALL:
         draw(rows).savefig(FIGURE, dpi=150, bbox_inches="tight")
@@ -237,11 +246,23 @@ def failure_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     )
 
 
+def _stored(where: Path) -> list[dict[str, Any]]:
+    path = where / "ledger.sqlite"
+    if not path.exists():
+        return []
+    with Ledger.open(path, read_only=True) as ledger:
+        return ledger.rows()
+
+
 def _by(rows: Iterable[Mapping[str, Any]], axes: Sequence[str]) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[tuple(row[name] for name in axes)].append(row)
     return groups
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{min(values):+.3f} to {max(values):+.3f}" if values else "(nothing run)"
 
 
 def _share(successes: int, trials: int) -> str:
