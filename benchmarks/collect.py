@@ -29,6 +29,7 @@ PARTS = {
     "ledger": "The ledger of a sweep",
     "adaptive": "Adaptive allocation against a uniform grid",
     "finetune": "Fine-tuning methods, steps and time",
+    "limit": "The transition, and what the penalty contributes",
 }
 _HEAD = """# Results
 

@@ -28,33 +28,38 @@ class Candidate(NamedTuple):
 
     answer: Answer
     score: Float[Array, ""]
-    agreeing: Int[Array, ""]
 
 
 class Memory(NamedTuple):
-    """The scan of this round, and the best verdict of all rounds.
+    """The scan of this round, and what all rounds found.
 
     Attributes:
       roots: [starts, d, q] eigen-parts of the trained factors, columns by falling norm.
       rank: the rank that is scanned next.
-      previous: [d, q] the best fit at the rank before.
-      scores: [q] score of every rank scanned in this round, NaN where none.
-      safe, any: the best candidate that keeps the safe margin (or fits exactly), and the best of all.
-      best: the answer over all rounds, with its predicted relative error, the fits at its rank that agree with it, how far
-        the score of the second-best rank lies above its own, and its status.
+      previous: [d, q] the best fit of this round at the rank before.
+      scores: [q] least score of every rank over all rounds, NaN where none.
+      least: [q] least RSS of every rank over all rounds; ``fits``, ``agree``: [q] how many fits there were, and
+        how many of them agree with it.
+      safe, any: the best candidate that keeps the safe margin (or fits exactly), and the best of all, over all rounds.
+      best: the answer, with its predicted relative error, how far the score of the second-best rank lies above its own
+        (``gap``), and its status.
+      rounds: how many were scanned.
     """
 
     roots: Float[Array, "starts d q"]
     rank: Int[Array, ""]
     previous: Float[Array, "d q"]
     scores: Float[Array, "q"]
+    least: Float[Array, "q"]
+    fits: Int[Array, "q"]
+    agree: Int[Array, "q"]
     safe: Candidate
     any: Candidate
     best: Answer
     predicted: Float[Array, ""]
-    agreeing: Int[Array, ""]
     gap: Float[Array, ""]
     status: Int[Array, ""]
+    rounds: Int[Array, ""]
 
 
 def rank_path(
@@ -92,29 +97,26 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
         )
 
     def fresh(lane: Lane, roots: Array) -> dict[str, Any]:
-        dtype = lane.y.dtype
-        none = Candidate(empty_answer(lane), jnp.asarray(jnp.inf, dtype), jnp.zeros((), jnp.int32))
-        return {
-            "roots": roots,
-            "rank": jnp.ones((), jnp.int32),
-            "previous": jnp.zeros((lane.operator.d, largest), dtype),
-            "scores": jnp.full((largest,), jnp.nan, dtype),
-            "safe": none,
-            "any": none,
-        }
+        previous = jnp.zeros((lane.operator.d, largest), lane.y.dtype)
+        return {"roots": roots, "rank": jnp.ones((), jnp.int32), "previous": previous}
 
     def memory(lane: Lane) -> Memory:
         starts = lane.starts.shape[1]
         dtype = lane.y.dtype
-        start = fresh(lane, jnp.zeros((starts, lane.operator.d, largest), dtype))
-        status = jnp.asarray(Status.NOT_FINITE, jnp.int32)
+        none = Candidate(empty_answer(lane), jnp.asarray(jnp.inf, dtype))
         return Memory(
-            **start,
+            **fresh(lane, jnp.zeros((starts, lane.operator.d, largest), dtype)),
+            scores=jnp.full((largest,), jnp.nan, dtype),
+            least=jnp.full((largest,), jnp.inf, dtype),
+            fits=jnp.zeros((largest,), jnp.int32),
+            agree=jnp.zeros((largest,), jnp.int32),
+            safe=none,
+            any=none,
             best=empty_answer(lane),
             predicted=jnp.asarray(jnp.inf, dtype),
-            agreeing=jnp.zeros((), jnp.int32),
             gap=jnp.asarray(jnp.nan, dtype),
-            status=status,
+            status=jnp.asarray(Status.NOT_FINITE, jnp.int32),
+            rounds=jnp.zeros((), jnp.int32),
         )
 
     def prune(lane: Lane, factor: Float[Array, "starts d k"], memory: Memory) -> tuple[Array, Memory, Array]:
@@ -123,16 +125,17 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
         identifiable = scannable(lane, jnp.maximum(lane.rank, 1))
         worth = jnp.any(finite) & identifiable
         status = jnp.where(identifiable, memory.status, Status.NOT_IDENTIFIABLE).astype(jnp.int32)
-        memory = memory._replace(**fresh(lane, lanes.pad_columns(roots, largest)), status=status)
+        memory = memory._replace(
+            **fresh(lane, lanes.pad_columns(roots, largest)),
+            status=status,
+            rounds=memory.rounds + worth.astype(jnp.int32),
+        )
         return factor, memory, worth
 
     def scannable(lane: Lane, rank: Int[Array, ""]) -> Bool[Array, ""]:
         p = degrees(lane, rank)
         limit = jnp.where(lane.rank > 0, lane.rank, largest)
-        # A rank the caller vouches for is fitted as long as anything is left over; ranks of our own choice keep the
-        # margin.
-        enough = jnp.where(lane.rank > 0, lane.n > p, (lane.n >= recipe.margin * p) & (p < lane.n))
-        return (rank <= limit) & enough
+        return (rank <= limit) & (lane.n > p)
 
     def refine(size: int):  # type: ignore[no-untyped-def]  # the type stands in Method
         def run(lane: Lane, factor: Array, memory: Memory) -> Memory:
@@ -145,10 +148,8 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
             fitted = jnp.where(jnp.isfinite(errors[best]), result.x[best].reshape(warm.shape), 0)
             tidy, _ = lanes.canonical(fitted, merge=0.0)
             tidy = lanes.pad_columns(tidy, largest)
-            exact = recipe.exact * lane.n
-            agreeing = jnp.sum((errors <= (1 + recipe.agree) * errors[best]) | (errors <= exact), dtype=jnp.int32)
             answer = Answer(tidy, memory.rank, jnp.zeros((), jnp.int32), errors[best], result.trace[best])
-            return advance(lane, memory._replace(previous=tidy), answer, agreeing)
+            return advance(lane, compare(lane, memory, errors)._replace(previous=tidy), answer)
 
         return run
 
@@ -157,7 +158,22 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
         column = vectors[:, -1] * jnp.sqrt(jnp.maximum(values[-1], 1e-6))
         return jnp.where(jnp.arange(previous.shape[-1], dtype=jnp.int32) == rank - 1, column[:, None], previous)
 
-    def advance(lane: Lane, memory: Memory, answer: Answer, agreeing: Int[Array, ""]) -> Memory:
+    def compare(lane: Lane, memory: Memory, errors: Float[Array, "starts"]) -> Memory:
+        # Over the rounds: what agreed with the least RSS of earlier rounds counts on unless this round went below it.
+        index = memory.rank - 1
+        before, least = memory.least[index], jnp.minimum(memory.least[index], jnp.min(errors))
+        same = jnp.maximum((1 + recipe.agree) * least, recipe.exact * lane.n)
+        agreeing = jnp.sum(errors <= same, dtype=jnp.int32) + jnp.where(before <= same, memory.agree[index], 0)
+        return memory._replace(
+            least=memory.least.at[index].set(least),
+            fits=memory.fits.at[index].add(errors.shape[0]),
+            agree=memory.agree.at[index].set(agreeing),
+        )
+
+    def at(counts: Int[Array, "q"], answer: Answer) -> Int[Array, ""]:
+        return jnp.where(answer.rank > 0, counts[jnp.maximum(answer.rank, 1) - 1], 0)
+
+    def advance(lane: Lane, memory: Memory, answer: Answer) -> Memory:
         p = degrees(lane, answer.rank)
         penalties = edge_penalties(lane.n, lane.d, largest, lane.operator.d)
         index = answer.rank - 1
@@ -165,14 +181,15 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
         # With the rank given there is nothing to select: only that rank is a candidate.
         score = jnp.where((lane.rank > 0) & (answer.rank != lane.rank), jnp.inf, score)
         exact = answer.rss <= recipe.exact * lane.n
-        # With a single degree of freedom left over, only an exact fit says anything.
-        judgeable = exact | (p < lane.n - 1) | (lane.rank > 0)
+        # Near interpolation, and with a single degree of freedom left over, only an exact fit says anything. That one does even
+        # at n = p + 1: matrices of rank at most q that fit by accident form a set that measurements of that number miss.
+        judgeable = exact | ((lane.n >= recipe.margin * p) & (p < lane.n - 1)) | (lane.rank > 0)
         score = jnp.where(jnp.isfinite(score) & judgeable, score, jnp.inf)
-        candidate = Candidate(answer, score, agreeing)
+        candidate = Candidate(answer, score)
         safe = exact | (lane.n >= recipe.safe_margin * p) | (lane.rank > 0)
         memory = memory._replace(
             rank=answer.rank + 1,
-            scores=memory.scores.at[index].set(score),
+            scores=memory.scores.at[index].set(jnp.fmin(score, memory.scores[index])),
             any=_better(candidate, memory.any),
             safe=_better(candidate._replace(score=jnp.where(safe, score, jnp.inf)), memory.safe),
         )
@@ -199,7 +216,7 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
         predicted = jnp.where(use_safe, safe, loose)
         answer = chosen.answer
         exact = answer.rss <= recipe.exact * lane.n
-        rejected = ~(predicted <= recipe.limit) | (~exact & (chosen.agreeing < 2))
+        rejected = ~(predicted <= recipe.limit) | (~exact & (at(memory.agree, answer) < 2))
         others = jnp.where(jnp.arange(largest, dtype=jnp.int32) == answer.rank - 1, jnp.inf, memory.scores)
         gap = jnp.nanmin(jnp.where(jnp.isnan(others), jnp.inf, others)) - chosen.score
         weak = lanes.edge_ratio(lane, answer) < recipe.edge_ratio
@@ -209,20 +226,29 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
         return memory._replace(
             best=jax.tree.map(lambda new, old: jnp.where(better, new, old), answer, memory.best),
             predicted=jnp.where(better, predicted, memory.predicted),
-            agreeing=jnp.where(better, chosen.agreeing, memory.agreeing),
             gap=jnp.where(better, gap, memory.gap),
             status=verdict.astype(jnp.int32),
         )
 
     def accepted(lane: Lane, memory: Memory) -> Bool[Array, ""]:
-        return (memory.status == Status.CONVERGED) | (memory.status == Status.RANK_UNCERTAIN)
+        answer, twice = memory.best, memory.rounds > 1
+        # Near interpolation a wrong fit can look like weak noise, with few degrees of freedom left to tell. A second round would
+        # find the exact fit if there is one, so such an answer waits for it.
+        exact = answer.rss <= recipe.exact * lane.n
+        sure = exact | (lane.n >= recipe.safe_margin * degrees(lane, answer.rank)) | (lane.rank > 0)
+        found = (memory.status == Status.CONVERGED) | (memory.status == Status.RANK_UNCERTAIN)
+        # And what most starts found, but noise makes too uncertain to accept, no further round will make better.
+        common = 2 * at(memory.agree, answer) > memory.rounds * (memory.roots.shape[0] + 1)
+        hopeless = (memory.status == Status.REJECTED) & (memory.predicted <= recipe.settled) & common
+        return (found & (sure | twice)) | (hopeless & twice)
 
     def report(lane: Lane, memory: Memory, answered: Array, steps: Array) -> dict[str, Array]:
         values = lanes.report(lane, memory.best, memory.status, steps)
         return {
             **values,
             "predicted_error": memory.predicted,
-            "agreeing": memory.agreeing,
+            "agreeing": at(memory.agree, memory.best),
+            "fits": at(memory.fits, memory.best),
             "score_gap": memory.gap,
         }
 

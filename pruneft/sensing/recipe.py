@@ -71,29 +71,40 @@ class PathRecipe:
     Attributes:
       anneal: the training phase (needs no final noise threshold).
       starts: random starts that share the data.
-      attempts: steps of the anneal in each round; a rejected round is followed by the next, with fresh starts.
-      margin: ranks are scanned while n is at least this many times their degrees of freedom.
+      attempts: steps of the anneal in each round; a rejected round is followed by the next, with fresh starts, and what rounds found
+        is compared together. Near the transition more starts help and longer ones do not: at d = 16, n = 1.05 dof, r = 1 and 2,
+        eight starts lead to .88 and .90 with 60 steps each, .89 and .91 with 150, .81 and .89 with 600; sixteen of 60 to .96 and
+        .93. So the rounds after the first are short.
+      margin: a rank that does not fit exactly is a candidate while n is at least this many times its degrees of freedom; an exact
+        fit is one while n exceeds them.
       safe_margin: a rank that does not fit exactly is trusted only above this margin, unless nothing else is left.
-      exact: mean squared normalised residual of an exact fit.
+      exact: mean squared normalised residual of an exact fit. Right fits end below 1e-12; wrong ones come near zero by accident where
+        few degrees of freedom are left over: at r = 1, n = dof + 1 below 1e-6 in .04 of the failed starts, and the share falls
+        like the root of the bound.
       beyond: how many ranks past the best so far are scanned once that one could be accepted. (Stopping there in any case
         missed rank 8 at d = 16: success .22 at n = 1.05 dof, .53 at 1.1.)
       agree: starts whose RSS lies within this share of the best agree with it.
       doubtful: above this predicted relative error the unsafe candidates are compared too.
       limit: above this predicted relative error the answer is rejected.
+      settled: a rejected answer whose predicted relative error is at most this is final after two rounds if most starts agree with
+        it: noise makes it uncertain, not the search. (Noise of .1 at 1.2 dof spent all rounds otherwise and changed nothing; most
+        such rejections lie below. At .5 it ended searches without noise too early: of 16 such trials at n = 1.02 dof, most starts
+        agreeing on a rank too low, the least predicted error was .27.)
       score_gap, edge_ratio: below either, the rank is called uncertain.
       lm: Levenberg-Marquardt for each rank and start.
     """
 
     anneal: Anneal = field(default_factory=Anneal)
     starts: int = 4
-    attempts: tuple[int, ...] = (150, 300)
+    attempts: tuple[int, ...] = (150, 60, 60, 60, 60, 60)
     margin: float = 1.03
     safe_margin: float = 1.15
-    exact: float = 1e-8
+    exact: float = 1e-10
     beyond: int = 3
     agree: float = 0.02
     doubtful: float = 0.2
     limit: float = 0.15
+    settled: float = 0.25
     score_gap: float = 0.2
     edge_ratio: float = 2.0
     lm: LMConfig = field(default_factory=LMConfig)

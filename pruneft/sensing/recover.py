@@ -153,7 +153,7 @@ def recover(
         dtype=str(y.dtype),
         devices=sharded.devices(placed),
         rank_given=rank is not None,
-        fits=starts + 1 if "agreeing" in report and found else 0,
+        fits=report.get("fits", 0),
         agreeing=report.get("agreeing", 0),
         score_gap=report.get("score_gap", math.nan),
         edge_ratio=report["edge_ratio"],

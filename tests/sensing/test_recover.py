@@ -88,6 +88,14 @@ def test_units_of_y_only_change_the_units_of_the_answer(method, unit):
 
 
 @pytest.mark.parametrize("unit", [1e-3, 1e3])
+def test_units_of_the_measurements_divide_the_answer(unit):
+    drawn, plain = _drawn(), _recovered("path")
+    scaled = recover(Problem(PackedOperator(unit * drawn.operator.rows), drawn.y), **ARGUMENTS["path"])
+    np.testing.assert_allclose(unit * scaled.matrix, plain.matrix, atol=1e-8)
+    assert (scaled.rank, scaled.status, scaled.steps) == (plain.rank, plain.status, plain.steps)
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
 def test_noise_known_scales_with_y(unit):
     arguments = {"method": "prune", "recipe": PRUNE}
     plain = recover(_problem(sigma=0.05), sigma=0.05, **arguments)
