@@ -180,10 +180,13 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
         score = jnp.log(answer.rss / lane.n + 1e-9) + penalties[index]
         # With the rank given there is nothing to select: only that rank is a candidate.
         score = jnp.where((lane.rank > 0) & (answer.rank != lane.rank), jnp.inf, score)
-        exact = answer.rss <= recipe.exact * lane.n
         # Near interpolation, and with a single degree of freedom left over, only an exact fit says anything. That one does even
-        # at n = p + 1: matrices of rank at most q that fit by accident form a set that measurements of that number miss.
-        judgeable = exact | ((lane.n >= recipe.margin * p) & (p < lane.n - 1)) | (lane.rank > 0)
+        # at n = p + 1: matrices of rank at most q that fit by accident form a set that measurements of that number miss. Noise is
+        # fitted almost exactly there, though, so that the bound is that of rounding.
+        roomy = (lane.n >= recipe.margin * p) & (p < lane.n - 1)
+        rounding = max(recipe.exact**2, (64 * float(jnp.finfo(lane.y.dtype).eps)) ** 2)
+        exact = answer.rss <= jnp.where(roomy | (lane.rank > 0), recipe.exact, rounding) * lane.n
+        judgeable = exact | roomy | (lane.rank > 0)
         score = jnp.where(jnp.isfinite(score) & judgeable, score, jnp.inf)
         candidate = Candidate(answer, score)
         safe = exact | (lane.n >= recipe.safe_margin * p) | (lane.rank > 0)
