@@ -13,18 +13,17 @@ from jaxtyping import Array, Float
 # core with 4 and 8 factors: with 31 rows instead of 32 one pass was no faster than two.
 _BLOCK = 2 << 20
 _ROWS = 16
-# Bytes of measurements from which one pass is taken; below it they stay in the last level of cache from pass to pass, and
-# copying blocks costs up to twice what it saves.
-_LARGE = 32 << 20
+# Bytes of measurements from which one pass is taken; below it copying blocks costs more than it saves.
+_LARGE = 128 << 20
 
 
 def pays(size: float, factors: int) -> bool:
     """Whether one pass is the faster form on a CPU.
 
     XLA cannot multiply by a slice of an array without copying it, so a pass by blocks moves more memory than it looks. A
-    product with a single vector runs at the speed of the memory in two passes and takes 1.5 times as long by blocks; a
-    product with several vectors repacks the measurements, and there blocks take .7 to .9 of the time (d = 128 and 256, 4
-    and 8 factors).
+    product with a single vector runs at the speed of the memory in two passes and takes 1.3 to 1.5 times as long by blocks.
+    With several vectors, 2 to 8, blocks take 1.1 to 1.2 of the time at 50 MB and .9 to 1.1 at 200 MB on a quiet machine, .7 to .9
+    where other jobs contend for the memory.
 
     Args:
       size: bytes of the measurements on one device.
