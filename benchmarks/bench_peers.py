@@ -120,7 +120,7 @@ def methods(n: int, sigma: float) -> dict[str, Callable[[Instance], np.ndarray]]
         ),
         "spectral descent": lambda it: peers.spectral_descent(it.matrices, it.y, R, steps=4000),
         "ScaledGD": lambda it: more_peers.scaled_descent(it.matrices, it.y, R),
-        "LM, 20 restarts": lambda it: more_peers.restarted(it.matrices, it.y, R, rng),
+        "LM, 20 restarts": lambda it: peers.restarted_least_squares(it.matrices, it.y, R, rng),
     }
     return found
 

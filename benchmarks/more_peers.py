@@ -6,12 +6,11 @@ those that are compared.
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
-from scipy.optimize import least_squares
 
-from benchmarks.peers import leading
+from benchmarks.peers import leading, least_squares_fit, random_factors
+
+_EVALUATIONS = 150  # of the residual at most, for each start: a rank too high or too low converges slowly
 
 
 def scaled_descent(
@@ -80,7 +79,9 @@ def scanned_least_squares(
         dof = rank * d - rank * (rank - 1) // 2
         if dof >= kept.sum():
             break
-        factor, error = _least_squares(matrices[kept], target[kept], rank, rng, restarts, tolerance)
+        factor, error = least_squares_fit(
+            matrices[kept], target[kept], rank, random_factors(rng, d, rank, restarts), tolerance, _EVALUATIONS
+        )
         if select == "bic":
             score = n * np.log(max(error, tolerance) ** 2) + dof * np.log(n)
         else:
@@ -91,7 +92,9 @@ def scanned_least_squares(
         if error <= tolerance or worse == 2:
             break
     if select == "hold-out":
-        best, _ = _least_squares(matrices, target, chosen, rng, restarts, tolerance, first=best)
+        best, _ = least_squares_fit(
+            matrices, target, chosen, [best, *random_factors(rng, d, chosen, restarts)], tolerance, _EVALUATIONS
+        )
     return unit * (best @ best.T)
 
 
@@ -137,7 +140,7 @@ def decayed_weights(
         factor = factor - rate * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * done))) * move
     values = np.linalg.eigvalsh(factor @ factor.T)
     rank = int(np.sum(values > cut * values[-1]))
-    best, _ = _least_squares(matrices, target, rank, rng, 0, 0.0, first=leading(factor @ factor.T, rank))
+    best, _ = least_squares_fit(matrices, target, rank, [leading(factor @ factor.T, rank)], 0.0, _EVALUATIONS)
     return unit * (best @ best.T)
 
 
@@ -185,68 +188,12 @@ def stopped_early(
     return unit * (best @ best.T)
 
 
-def restarted(
-    matrices: np.ndarray,
-    y: np.ndarray,
-    rank: int,
-    rng: np.random.Generator,
-    *,
-    restarts: int = 20,
-    tolerance: float = 1e-5,
-) -> np.ndarray:
-    """Levenberg-Marquardt at the true rank, the best of so many random starts; the first exact fit ends the search.
-
-    Data with noise have no exact fit, so all starts are made: near n = dof a fit that noise of the known size could explain
-    is often a wrong one.
-    """
-    unit = np.sqrt(np.mean(y**2))
-    factor, _ = _least_squares(matrices, y / unit, rank, rng, restarts, tolerance)
-    return unit * (factor @ factor.T)
-
-
 def least_squares_from(matrices: np.ndarray, y: np.ndarray, factor: np.ndarray) -> tuple[np.ndarray, float]:
     """Levenberg-Marquardt from a given factor: the factor it ends at and its root mean square residual."""
     unit = np.sqrt(np.mean(y**2))
-    rng = np.random.default_rng(0)  # not used: there is no random start
-    found, error = _least_squares(matrices, y / unit, factor.shape[1], rng, 0, 0.0, first=factor / np.sqrt(unit))
+    found, error = least_squares_fit(matrices, y / unit, factor.shape[1], [factor / np.sqrt(unit)], 0.0, _EVALUATIONS)
     return found * np.sqrt(unit), error * unit
 
 
 def _measure(matrices: np.ndarray, factor: np.ndarray) -> np.ndarray:
     return matrices.reshape(len(matrices), -1) @ (factor @ factor.T).reshape(-1)
-
-
-def _least_squares(
-    matrices: np.ndarray,
-    y: np.ndarray,
-    rank: int,
-    rng: np.random.Generator,
-    restarts: int,
-    tolerance: float,
-    first: np.ndarray | None = None,
-) -> tuple[np.ndarray, float]:
-    """The best of several Levenberg-Marquardt fits at a rank, and its root mean square residual; ``first`` comes before random starts."""
-    n, d, _ = matrices.shape
-    spare = np.zeros(max(0, d * rank - n))  # MINPACK wants as many residuals as unknowns: zeros do no harm
-
-    def errors(x: np.ndarray) -> np.ndarray:
-        return np.concatenate([_measure(matrices, x.reshape(d, rank)) - y, spare])
-
-    def slopes(x: np.ndarray) -> np.ndarray:
-        made = 2 * (matrices @ x.reshape(d, rank)).reshape(n, -1)
-        return np.concatenate([made, np.zeros((len(spare), d * rank))])
-
-    starts = [] if first is None else [first]
-    starts += [rng.standard_normal((d, rank)) / np.sqrt(d) for _ in range(restarts)]
-    best, least = starts[0], np.inf
-    for start in starts:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            found = least_squares(
-                errors, start.reshape(-1), jac=slopes, method="lm", xtol=1e-9, ftol=1e-9, gtol=1e-9, max_nfev=150
-            )
-        if found.cost < least:
-            best, least = found.x.reshape(d, rank), found.cost
-        if np.sqrt(2 * least / n) <= tolerance:
-            break
-    return best, float(np.sqrt(2 * least / n))

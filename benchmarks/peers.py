@@ -8,6 +8,7 @@ success on instances other than those that are timed.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -179,35 +180,72 @@ def restarted_least_squares(
 ) -> np.ndarray:
     """Levenberg-Marquardt (MINPACK, through SciPy) at the true rank, random starts until one fits the data.
 
-    The strongest baseline where the rank is known. Source: Moré (1978), Levenberg (1944), Marquardt (1963).
+    Data with noise have no exact fit, so all starts are made: near n = dof a fit that noise of the known size could explain is
+    often a wrong one. The strongest baseline where the rank is known. Source: Moré (1978), Levenberg (1944), Marquardt (1963).
 
     Args:
-      matrices, y: the data; at least as many measurements as entries of the factor.
+      matrices, y: the data.
       rank: the true rank.
       rng: of the starts.
       restarts: starts at most; the best fit is returned.
       tolerance: relative residual that ends the search.
     """
-    n, d, _ = matrices.shape
     unit = np.sqrt(np.mean(y**2))
-    flat, target = matrices.reshape(n, -1), y / unit
+    starts = random_factors(rng, matrices.shape[1], rank, restarts)
+    factor, _ = least_squares_fit(matrices, y / unit, rank, starts, tolerance)
+    return unit * (factor @ factor.T)
+
+
+def random_factors(rng: np.random.Generator, d: int, rank: int, count: int) -> list[np.ndarray]:
+    """So many Gaussian factors [d, rank] with columns of norm about one."""
+    return [rng.standard_normal((d, rank)) / np.sqrt(d) for _ in range(count)]
+
+
+def least_squares_fit(
+    matrices: np.ndarray,
+    y: np.ndarray,
+    rank: int,
+    starts: Sequence[np.ndarray],
+    tolerance: float,
+    evaluations: int | None = None,
+) -> tuple[np.ndarray, float]:
+    """The best of several Levenberg-Marquardt fits at a rank, and its root mean square residual.
+
+    Args:
+      matrices, y: the data, y of unit size.
+      rank: of the fit.
+      starts: factors [d, rank], one at least.
+      tolerance: root mean square residual that ends the search.
+      evaluations: of the residual at most, for each start; as MINPACK likes if not given.
+    """
+    n, d, _ = matrices.shape
+    flat = matrices.reshape(n, -1)
+    spare = np.zeros(max(0, d * rank - n))  # MINPACK wants as many residuals as unknowns: zeros do no harm
 
     def errors(x: np.ndarray) -> np.ndarray:
         factor = x.reshape(d, rank)
-        return flat @ (factor @ factor.T).reshape(-1) - target
+        return np.concatenate([flat @ (factor @ factor.T).reshape(-1) - y, spare])
 
     def slopes(x: np.ndarray) -> np.ndarray:
-        return 2 * (matrices @ x.reshape(d, rank)).reshape(n, -1)
+        made = 2 * (matrices @ x.reshape(d, rank)).reshape(n, -1)
+        return np.concatenate([made, np.zeros((len(spare), d * rank))])
 
-    best, least = np.zeros(d * rank), np.inf
-    for _ in range(restarts):
-        start = rng.standard_normal(d * rank) / np.sqrt(d)
+    best, least = starts[0], np.inf
+    for start in starts:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
-            found = least_squares(errors, start, jac=slopes, method="lm", xtol=1e-10, ftol=1e-10, gtol=1e-10)
+            found = least_squares(
+                errors,
+                start.reshape(-1),
+                jac=slopes,
+                method="lm",
+                xtol=1e-10,
+                ftol=1e-10,
+                gtol=1e-10,
+                max_nfev=evaluations,
+            )
         if found.cost < least:
-            best, least = found.x, found.cost
+            best, least = found.x.reshape(d, rank), found.cost
         if np.sqrt(2 * least / n) <= tolerance:
             break
-    factor = best.reshape(d, rank)
-    return unit * (factor @ factor.T)
+    return best, float(np.sqrt(2 * least / n))

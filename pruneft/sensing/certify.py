@@ -241,6 +241,6 @@ def _constant(problem: Problem) -> bool:
 
 
 def _possible(dtype: str | None) -> str | None:
-    """The dtype of a result, or that of y where this session could not have made it (64-bit mode is off)."""
+    """The dtype of a result, or that of y where JAX could not have made it here (64-bit mode is off)."""
     wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
     return dtype if dtype == "float32" or (dtype == "float64" and wide) else None
