@@ -29,7 +29,18 @@ PARTS = {
     "ledger": "The ledger of a sweep",
     "adaptive": "Adaptive allocation against a uniform grid",
     "finetune": "Fine-tuning methods, steps and time",
+    "distances": "Positions from squared distances, against the peers",
+    "rank_one": "Rank-one measurements and quadratic networks",
+    "pauli": "Pauli observables and state tomography",
     "limit": "The transition, and what the penalty contributes",
+    "entries": "Completion from observed entries",
+    "relu": "Convex ReLU networks: interior points and ADMM against conic solvers, and AdamW",
+    "relu_data": "Convex ReLU networks on real data, against AdamW",
+    "relu_robust": "ReLU networks trained against attacks",
+    "planted": "Minimum-norm programs of planted neurons",
+    "laperm": "Lookahead permutation beside Adam",
+    "edge": "Sharpness, monitoring and tracking at the edge of stability",
+    "network": "Pruned networks: time over width, discovery, thresholding",
 }
 _HEAD = """# Results
 

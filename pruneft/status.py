@@ -23,6 +23,10 @@ class Status(IntEnum):
     NOT_IDENTIFIABLE = 7
     UNFINISHED = 8
     WORKER_LOST = 9
+    NOT_UNIQUE = 10
+    ALL_ZERO = 11
+    INFEASIBLE = 12
+    OUT_OF_DOMAIN = 13
 
 
 _OK = frozenset({Status.CONVERGED, Status.RANK_UNCERTAIN})
@@ -56,10 +60,56 @@ _MESSAGES = {
         "unfinished: the trial never said that it was finished, and the sweep ended it at its limit of steps, or its turn or stage left it "
         "where it was. Give the trial a step budget, or raise max_steps."
     ),
+    Status.NOT_UNIQUE: (
+        "not unique: two different matrices of the same rank fit the data exactly, so the measurements do not determine the answer. "
+        "Take more measurements, or others."
+    ),
+    Status.ALL_ZERO: (
+        "all zero: the penalty is so large that the optimum has no weight but zero, to within the tolerance: lam is at or above its zero "
+        "threshold. Lower lam."
+    ),
+    Status.INFEASIBLE: (
+        "infeasible: no weights interpolate the data, so there is no interpolant of minimal norm. "
+        "Add patterns, remove contradicting duplicates of samples, or give lam > 0 to allow a misfit."
+    ),
+    Status.OUT_OF_DOMAIN: (
+        "out of domain: the theory that was asked for a prediction does not hold there, so its numbers are not to be used. "
+        "Take a smaller learning rate, or fewer steps."
+    ),
     Status.WORKER_LOST: (
         "worker lost: the process that computed this trial died, twice, with nothing else to compute. "
         "Give it more memory, or choose smaller sizes."
     ),
+}
+
+_SUBJECTS = {
+    "relu": {
+        Status.CONVERGED: "converged: the certified gap between objective and dual bound is within the tolerance.",
+        Status.BUDGET_SPENT: (
+            "iteration budget spent: the certified gap is above the tolerance, and says how far the objective can be from the optimum. "
+            "Give more iterations or a larger tol; in float32 use float64."
+        ),
+        Status.NOT_FINITE: (
+            "not finite: the iterates overflowed or met NaN; what is returned is the best point before that. "
+            "Standardise the columns of X, look for extreme values, or use float64."
+        ),
+        Status.NOT_IDENTIFIABLE: (
+            "not identifiable: a planted neuron is switched on by no sample, or two by the same ones, so the data do not tell them apart. "
+            "Take more samples."
+        ),
+    },
+    "dynamics": {
+        Status.CONVERGED: "converged: the eigenvalues are accurate to the tolerance, and the theory holds over the whole run.",
+        Status.BUDGET_SPENT: (
+            "budget spent: the residual of an eigenpair is above the tolerance, so the eigenvalue is not to be trusted. "
+            "Give more products (most) or a larger tol; in float32 use float64."
+        ),
+        Status.NOT_FINITE: "not finite: the run diverged, or the loss or its curvature is infinite or NaN. Lower the learning rate.",
+        Status.OUT_OF_DOMAIN: (
+            "out of domain: the sharpness rises too fast for a slow oscillation (eps), its gradient is nearly parallel to the unstable "
+            "direction (share), or a second direction is about to become unstable (second). Take a smaller learning rate, or central_flow."
+        ),
+    },
 }
 
 
@@ -72,14 +122,19 @@ def is_ok(status: int) -> bool:
     return int(status) in _OK
 
 
-def message(status: int) -> str:
+def message(status: int, subject: str = "sensing") -> str:
     """What a status means and what to do about it, in one or two sentences.
+
+    Args:
+      status: a concrete status code.
+      subject: ``"sensing"``, ``"relu"`` or ``"dynamics"``; what to do differs.
 
     Raises:
       ValueError: no status has this code.
     """
     try:
-        return _MESSAGES[Status(int(status))]
+        code = Status(int(status))
+        return _SUBJECTS.get(subject, {}).get(code, _MESSAGES[code])
     except ValueError:
         known = ", ".join(f"{s.value} {s.name}" for s in Status)
         raise ValueError(f"unknown status code {status}; known are {known}.") from None

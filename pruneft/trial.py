@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -215,6 +215,29 @@ class Axis:
     type: type = float
     help: str = ""
     choices: tuple[str, ...] = ()
+
+
+def filled(axes: Sequence[Axis], cell: Cell, usual: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A cell with every axis, defaults filled in: where an experiment's ``resolve`` begins.
+
+    Args:
+      axes: of the experiment.
+      cell: values by axis.
+      usual: defaults that go before those of the axes.
+
+    Raises:
+      ValueError: an axis that there is not, or a value that is not among an axis' choices.
+    """
+    names = [axis.name for axis in axes]
+    for name in cell:
+        if name not in names:
+            raise ValueError(f"unknown axis {name!r} of a cell: known are {', '.join(names)}.")
+    usual = usual or {}
+    given = {axis.name: cell.get(axis.name, usual.get(axis.name, axis.default)) for axis in axes}
+    for axis in axes:
+        if axis.choices and given[axis.name] not in axis.choices:
+            raise ValueError(f"{axis.name} must be one of {', '.join(axis.choices)}: got {given[axis.name]!r}.")
+    return given
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,10 @@ def test_stored_codes_keep_their_meaning():
         "NOT_IDENTIFIABLE": 7,
         "UNFINISHED": 8,
         "WORKER_LOST": 9,
+        "NOT_UNIQUE": 10,
+        "ALL_ZERO": 11,
+        "INFEASIBLE": 12,
+        "OUT_OF_DOMAIN": 13,
     }
 
 
@@ -37,7 +41,7 @@ def test_no_two_statuses_say_the_same():
     assert len({message(status) for status in Status}) == len(Status)
 
 
-@pytest.mark.parametrize("code", [-1, 10, 99])
+@pytest.mark.parametrize("code", [-1, 50, 99])
 def test_an_unknown_code_is_refused_with_those_that_there_are(code):
     with pytest.raises(ValueError, match=rf"unknown status code {code}; known are 0 RUNNING, 1 CONVERGED"):
         message(code)
@@ -49,3 +53,9 @@ def test_codes_pass_through_jit_and_vmap():
     )
     assert [is_ok(code) for code in codes] == [False, True]
     assert "not finite" in message(codes[0])
+
+
+def test_a_convex_program_gets_advice_of_its_own():
+    assert "rank" in message(Status.CONVERGED)
+    assert "gap" in message(Status.CONVERGED, "relu")
+    assert message(Status.ALL_ZERO, "relu") == message(Status.ALL_ZERO)

@@ -134,7 +134,7 @@ def need_figures() -> None:
         raise CommandError("figures need matplotlib: python -m pip install 'pruneft[cli]'") from error
 
 
-def check_target(path: str | Path) -> Path:
+def check_target(path: str | Path, flag: str = "--out") -> Path:
     """A file that can be written there; asked before the work, so that minutes of it are not lost at the end.
 
     Raises:
@@ -142,24 +142,24 @@ def check_target(path: str | Path) -> Path:
     """
     target = Path(path)
     if target.is_dir():
-        raise CommandError(f"{target} is a directory: --out names a file.")
+        raise CommandError(f"{target} is a directory: {flag} names a file.")
     if not target.parent.is_dir():
-        raise CommandError(f"the directory {target.parent} does not exist: make it, or choose another --out.")
+        raise CommandError(f"the directory {target.parent} does not exist: make it, or choose another {flag}.")
     try:
         with tempfile.TemporaryFile(dir=target.parent):
             pass
     except OSError as error:
         raise CommandError(
-            f"cannot write to {target.parent}: {error.strerror or error}. Choose another --out."
+            f"cannot write to {target.parent}: {error.strerror or error}. Choose another {flag}."
         ) from error
     return target
 
 
-def check_figure(path: str | Path) -> Path:
+def check_figure(path: str | Path, flag: str = "--out") -> Path:
     """`check_target` for a figure, which is a .png or .pdf file."""
     if Path(path).suffix not in (".png", ".pdf"):
-        raise CommandError(f"--out must end in .png or .pdf: got {str(path)!r}.")
-    return check_target(path)
+        raise CommandError(f"{flag} must end in .png or .pdf: got {str(path)!r}.")
+    return check_target(path, flag)
 
 
 def check_archive(file: str, expected: str) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pruneft.cli._common import CommandError, check_memory, sensing_bytes, whole
-from pruneft.experiments import EXPERIMENTS, load
+from pruneft.experiments import EXPERIMENTS, OPERATORS, load
 from pruneft.sweep import Grid, GridFile, cells, check_name, load_toml, make_grid, parse_values
 from pruneft.trial import Experiment
 
@@ -38,6 +39,7 @@ def experiment_of(arguments: Sequence[str]) -> Experiment:
     """The experiment that a command line asks for, known before its flags can be parsed: they are its axes."""
     probe = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     probe.add_argument("--config")
+    probe.add_argument("--operator")
     try:
         known, rest = probe.parse_known_args(list(arguments))
     except argparse.ArgumentError as error:
@@ -46,10 +48,26 @@ def experiment_of(arguments: Sequence[str]) -> Experiment:
         # The first word that is no flag and no flag's value.
         before = rest[place - 1] if place else ""
         if not word.startswith("-") and (not before.startswith("--") or "=" in before or before in _SWITCHES):
-            return load(word)
+            if known.operator is not None and word != DEFAULT:
+                raise CommandError(
+                    f"--operator chooses among the recovery experiments: leave out {word!r}, or --operator."
+                )
+            return load(_of_operator(known.operator) or word)
+    if known.operator is not None:
+        return load(_of_operator(known.operator) or DEFAULT)
     if known.config is not None:
         return load(load_toml(known.config, tuple(EXPERIMENTS)).experiment or DEFAULT)
     return load(DEFAULT)
+
+
+def _of_operator(name: str | None) -> str | None:
+    if name is None:
+        return None
+    if name not in OPERATORS:
+        near = difflib.get_close_matches(name, OPERATORS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise CommandError(f"--operator: expected one of {', '.join(OPERATORS)}, got {name!r}.{hint}")
+    return OPERATORS[name]
 
 
 def add_options(parser: argparse.ArgumentParser, experiment: Experiment | None) -> None:
@@ -59,6 +77,11 @@ def add_options(parser: argparse.ArgumentParser, experiment: Experiment | None) 
         nargs="?",
         metavar="EXPERIMENT",
         help="recovery (default), lambda-beta, or module:object for your own",
+    )
+    parser.add_argument(
+        "--operator",
+        metavar="|".join(OPERATORS),
+        help="recovery from other measurements than Gaussian ones; --operator pauli is the experiment recovery-pauli",
     )
     parser.add_argument(
         "--config",
@@ -120,7 +143,8 @@ def asked(options: argparse.Namespace) -> Asked:
     name = next(given for given in (options.run, file.run, experiment.name) if given is not None)
     check_name(name)
     _check_memory(experiment, planned, options.dtype)
-    return Asked(experiment, grid, planned, name, options.experiment or file.experiment or DEFAULT)
+    place = _of_operator(options.operator) or options.experiment or file.experiment or DEFAULT
+    return Asked(experiment, grid, planned, name, place)
 
 
 def _names(text: str) -> tuple[str, ...]:

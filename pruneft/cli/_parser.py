@@ -6,12 +6,13 @@ import argparse
 import difflib
 from typing import Any, NoReturn
 
-from pruneft.cli import _adaptive, _explain, _export, _recover, _report, _show, _status, _sweep
+from pruneft.cli import _adaptive, _explain, _export, _recover, _relu, _report, _reproduce, _show, _status, _sweep
 from pruneft.cli._common import DTYPES, CommandError, number, random_seed, whole
 from pruneft.cli._grid import add_options, experiment_of
+from pruneft.experiments import OPERATORS
 from pruneft.trial import Experiment
 
-COMMANDS = ("recover", "sweep", "explain", "status", "report", "plot", "runs", "export", "reproduce")
+COMMANDS = ("recover", "sweep", "explain", "status", "report", "plot", "runs", "export", "reproduce", "relu")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,7 +52,8 @@ def _parser(experiment: Experiment | None) -> argparse.ArgumentParser:
     from pruneft import __version__
 
     parser = _Parser(
-        prog="pruneft", description="Over-parameterise, regularise, prune, fine-tune: low-rank matrix sensing."
+        prog="pruneft",
+        description="Over-parameterise, regularise, prune, fine-tune: low-rank matrix sensing, and two-layer ReLU networks.",
     )
     parser.add_argument("--version", action="version", version=f"pruneft {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
@@ -63,7 +65,8 @@ def _parser(experiment: Experiment | None) -> argparse.ArgumentParser:
     _add_runs(commands)
     _status.add(commands)
     _export.add(commands)
-    _add_reproduce(commands)
+    _reproduce.add(commands, _Parser)
+    _relu.add(commands, _Parser)
     return parser
 
 
@@ -77,7 +80,14 @@ def _add_recover(commands: Any) -> None:
         "file",
         nargs="?",
         metavar="FILE.npz",
-        help="arrays A, n x d x d or packed n x d(d+1)/2, and y, n; draws one if left out",
+        help="arrays A, n x d x d or packed n x d(d+1)/2, and y, n (others by --operator); draws one if left out",
+    )
+    parser.add_argument(
+        "--operator",
+        choices=tuple(OPERATORS),
+        default="gaussian",
+        help="what was measured: dense matrices (default; arrays A, y), rank-one (X, y), pauli (paulis, values), distances "
+        "(pairs, y or D, mask), entries (pairs, y or Y, mask); what follows these names differs in what is drawn",
     )
     drawn = parser.add_argument_group("a drawn instance instead of a file")
     drawn.add_argument("--n", type=whole, help="measurements")
@@ -100,6 +110,12 @@ def _add_recover(commands: Any) -> None:
         help="last penalty weight, normalised problem (the recipe's); 0 trains without the penalty",
     )
     method.add_argument("--beta", type=number, help="last smoothing, normalised problem (the recipe's)")
+    method.add_argument(
+        "--finetune",
+        choices=("lm", "auto"),
+        default="lm",
+        help="with --method prune: Levenberg-Marquardt (default), or whichever method is quicker at this size",
+    )
     method.add_argument("--seed", type=random_seed, default=0, help="of the instance and of the random starts (0)")
     parser.add_argument("--out", metavar="FILE.npz", help="keep the factor U [d, rank], eigenvalues and histories")
     _add_output(parser)
@@ -148,26 +164,6 @@ def _add_runs(commands: Any) -> None:
     _add_runs_dir(parser)
     _add_output(parser)
     parser.set_defaults(run_command=_show.runs)
-
-
-def _add_reproduce(commands: Any) -> None:
-    parser = commands.add_parser("reproduce", help="make a figure of the published method again")
-    parser.add_argument("figure", choices=("prunability",), help="prunability: Figure 1 of arXiv:2303.11453")
-    parser.add_argument("--d", type=whole, default=100, help="ambient dimension (100; the paper has 500)")
-    parser.add_argument("--k", type=whole, help="columns trained (d)")
-    parser.add_argument("--r", type=whole, default=4, help="true rank (4)")
-    parser.add_argument("--n-per-dof", type=number, default=3.0, help="measurements per degree of freedom (3)")
-    parser.add_argument("--seeds", type=whole, default=4, help="instances (4)")
-    parser.add_argument("--steps", type=whole, default=1500, help="steps with the penalty (1500)")
-    parser.add_argument("--plain-steps", type=whole, default=600, help="steps of gradient descent without it (600)")
-    parser.add_argument(
-        "--out",
-        metavar="FILE",
-        default="prunability.png",
-        help=".png or .pdf; its numbers go beside it as .npz (prunability.png)",
-    )
-    _add_output(parser)
-    parser.set_defaults(run_command=_show.reproduce)
 
 
 def _add_runs_dir(parser: argparse.ArgumentParser) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import warnings
-import zipfile
-import zlib
 from typing import Any
 
 import numpy as np
@@ -15,15 +12,14 @@ from pruneft.cli._common import (
     NOT_OK,
     OK,
     CommandError,
-    check_archive,
     check_memory,
     check_target,
-    say,
     sensing_bytes,
     set_precision,
     show,
     show_json,
 )
+from pruneft.cli._files import read
 
 _DRAWN = ("n", "d", "r", "kappa", "scale")
 
@@ -42,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     if options.file is None:
         problem, truth = _draw(options)
     else:
-        problem, truth = _read(options.file, options.dtype, options.k), None
+        problem, truth = read(options.file, options.operator, options.dtype, options.k), None
     result = _recover(problem, options, truth)
     certificate = certify(problem, result)
     values = {**result.summary(), "certificate": certificate.summary()}
@@ -74,12 +70,14 @@ def _recover(problem: Any, options: argparse.Namespace, truth: np.ndarray | None
         beta=options.beta,
         seed=options.seed,
         dtype=options.dtype,
+        finetune=None if options.finetune == "lm" else "auto",
     )
 
 
 def _draw(options: argparse.Namespace) -> tuple[Any, np.ndarray]:
-    from pruneft.experiments.recovery import RECOVERY
-    from pruneft.sensing import Problem, draw_instance
+    from pruneft.experiments import OPERATORS, load
+    from pruneft.sensing import Problem
+    from pruneft.sensing.families import draw, family_of
     from pruneft.trial import wrap_key
 
     missing = [f"--{name}" for name in ("n", "d", "r") if getattr(options, name) is None]
@@ -87,55 +85,21 @@ def _draw(options: argparse.Namespace) -> tuple[Any, np.ndarray]:
         raise CommandError(
             f"give FILE.npz with the data, or --n, --d and --r to draw an instance: {', '.join(missing)} missing."
         )
+    experiment, family = load(OPERATORS[options.operator]), family_of(options.operator)
     asked = {name: getattr(options, name) for name in (*_DRAWN, "sigma", "k") if getattr(options, name) is not None}
-    cell = RECOVERY.resolve(asked)
+    cell = experiment.resolve(asked)
     n, d, k = cell["n"], cell["d"], cell["k"]
-    check_memory(sensing_bytes(n, d, k, options.dtype), f"an instance of n={n}, d={d}, k={k}")
-    drawn = draw_instance(
-        wrap_key(RECOVERY.key_data(cell, options.seed)),
+    if family.name == "gaussian":
+        check_memory(sensing_bytes(n, d, k, options.dtype), f"an instance of n={n}, d={d}, k={k}")
+    drawn = draw(
+        family,
+        wrap_key(experiment.key_data(cell, options.seed)),
         **{name: cell[name] for name in ("n", "d", "r", "kappa", "scale", "sigma")},
         dtype=options.dtype,
     )
-    return Problem(drawn.operator, drawn.y), np.asarray(drawn.truth, np.float64)
-
-
-def _read(file: str, dtype: str, k: int | None) -> Any:
-    from pruneft.sensing import Problem
-
-    check_memory(check_archive(file, f"what numpy.savez({file!r}, A=A, y=y) writes"), f"the data of {file}")
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            absent = [name for name in ("A", "y") if name not in archive.files]
-            if absent:
-                raise CommandError(
-                    f"{file} has no array {' and no array '.join(absent)}: expected A (n x d x d, or packed n x d(d+1)/2) and y (n), "
-                    f"found {', '.join(archive.files) or 'none'}."
-                )
-            A, y = archive["A"], archive["y"]
-    # NotImplementedError: zipfile's word for an archive that is encrypted or compressed in a way it does not know.
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise CommandError(f"{file} is not an .npz file of plain arrays: {error}") from error
-    except OSError as error:
-        raise CommandError(f"cannot read {file}: {error.strerror or error}") from error
-    with warnings.catch_warnings(record=True) as remarks:
-        warnings.simplefilter("always")
-        problem = Problem.from_arrays(_numbers("A", A, dtype), _numbers("y", y, dtype))
-    d = problem.operator.d
-    k = d if k is None else k
-    check_memory(sensing_bytes(problem.operator.n, d, k, dtype), f"a recovery of n={problem.operator.n}, d={d}, k={k}")
-    for remark in remarks:
-        say(f"pruneft: note: {remark.message}")
-    return problem
-
-
-def _numbers(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
-    if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
-        raise CommandError(f"{name} must hold real numbers: got dtype {array.dtype}.")
-    with np.errstate(over="ignore"):
-        cast = array.astype(dtype)
-    if np.any(np.isinf(cast) & np.isfinite(array)):
-        raise CommandError(f"{name} holds numbers beyond the range of {dtype}: use --dtype float64, or other units.")
-    return cast
+    truth = np.asarray(drawn.truth)
+    wide = truth.astype(np.complex128 if np.iscomplexobj(truth) else np.float64)
+    return Problem(drawn.operator, drawn.y, n), wide
 
 
 def _print(values: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from pruneft.cli._common import (
     show_json,
 )
 from pruneft.experiments import EXPERIMENTS, load, locate
+from pruneft.files import save_arrays
 from pruneft.sweep import Ledger, find_ledger, list_runs
 
 RUN_KINDS = ("phase", "risk")
@@ -143,10 +143,7 @@ def reproduce(options: argparse.Namespace) -> int:
             plain_steps=options.plain_steps,
             on_seed=lambda done: bar(completed=done),
         )
-    numbers = figure.with_suffix(".npz")
-    temporary = numbers.with_suffix(".part.npz")
-    np.savez(temporary, **result._asdict())
-    os.replace(temporary, numbers)
+    numbers = save_arrays(figure.with_suffix(".npz"), result._asdict())
     save(draw_figure(result), figure)
     kept = {name: float(np.mean(columns_kept(norms))) for name, norms in list(result._asdict().items())[:2]}
     values = {"figure": figure, "numbers": numbers, "columns_kept": kept}

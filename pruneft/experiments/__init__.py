@@ -13,6 +13,25 @@ from pruneft.trial import Experiment
 EXPERIMENTS = {
     "recovery": "pruneft.experiments.recovery:RECOVERY",
     "lambda-beta": "pruneft.experiments.lambda_beta:LAMBDA_BETA",
+    "relu": "pruneft.experiments.relu:RELU",
+    "network": "pruneft.experiments.network:NETWORK",
+    "planted": "pruneft.experiments.planted:PLANTED",
+    "planted-networks": "pruneft.experiments.planted_networks:PLANTED_NETWORKS",
+    "laperm": "pruneft.experiments.laperm:LAPERM",
+    "rank-jumps": "pruneft.experiments.rank_jumps:RANK_JUMPS",
+    "edge": "pruneft.experiments.edge:EDGE",
+    "recovery-rank-one": "pruneft.experiments.rank_one:RANK_ONE",
+    "recovery-rank-one-complex": "pruneft.experiments.rank_one_complex:RANK_ONE_COMPLEX",
+    "recovery-pauli": "pruneft.experiments.pauli:PAULI",
+    "recovery-distances": "pruneft.experiments.distances:DISTANCES",
+    "recovery-distances-nearest": "pruneft.experiments.distances:DISTANCES_NEAREST",
+    "recovery-entries": "pruneft.experiments.entries:ENTRIES",
+    "recovery-entries-non-negative": "pruneft.experiments.entries:NON_NEGATIVE_ENTRIES",
+    "recovery-entries-spiky": "pruneft.experiments.entries:SPIKY_ENTRIES",
+}
+# What measures, by its name on the command line: the experiment that draws such instances.
+OPERATORS = {"gaussian": "recovery"} | {
+    name.removeprefix("recovery-"): name for name in EXPERIMENTS if name.startswith("recovery-")
 }
 
 

@@ -10,14 +10,20 @@ from pruneft.plot import Curve, phase_diagram, phase_panels
 from pruneft.plot.phase import ROW_LABEL, X_LABEL
 from pruneft.report import Panel
 from pruneft.sensing import theory
+from pruneft.sensing.draw import GAUSSIAN
+from pruneft.sensing.family import Family
 from pruneft.sweep import CellSummary, summarise
 
 _PANEL_AXES = ("method", "d", "k", "kappa", "sigma", "scale", "lam", "beta")
 _MOST_PANELS = 12
 
 
-def draw(rows: Sequence[Mapping[str, Any]]) -> Any:
+def draw(rows: Sequence[Mapping[str, Any]], family: Family = GAUSSIAN) -> Any:
     """A matplotlib Figure of every setting in a run's rows; the first twelve where there are more, with a warning.
+
+    Args:
+      rows: of a run.
+      family: of its measurements; the curves of trace minimisation and feasibility are of Gaussian ones alone.
 
     Raises:
       ValueError: there are no rows.
@@ -29,19 +35,19 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Any:
     if len(settings) > _MOST_PANELS:
         warnings.warn(f"{len(settings)} settings in this run: only the first {_MOST_PANELS} are drawn.", stacklevel=2)
         settings = settings[:_MOST_PANELS]
-    drawn = {_title(setting, settings): _panel(panels[setting]) for setting in settings}
+    drawn = {_title(setting, settings): _panel(panels[setting], family) for setting in settings}
     if len(drawn) == 1:
         ((title, panel),) = drawn.items()
         return phase_diagram(**panel, title=title).figure
     return phase_panels(drawn).figure
 
 
-def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
+def panels(rows: Sequence[Mapping[str, Any]], family: Family = GAUSSIAN) -> list[Panel]:
     """The panels of the report page: every setting in a run's rows, over (r, n / dof)."""
     found = _settings(rows)
     made = []
     for setting, summaries in found.items():
-        numbers = _panel(summaries)
+        numbers = _panel(summaries, family)
         made.append(
             Panel(
                 title=_title(setting, list(found)),
@@ -74,15 +80,15 @@ def _settings(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], list[C
     return {setting: found[setting] for setting in sorted(found, key=str)}
 
 
-def _panel(summaries: Sequence[CellSummary]) -> dict[str, Any]:
+def _panel(summaries: Sequence[CellSummary], family: Family) -> dict[str, Any]:
     d = summaries[0].cell["d"]
     ranks = [summary.cell["r"] for summary in summaries]
     return {
         "row": ranks,
-        "x": [summary.cell["n"] / theory.dof(d, summary.cell["r"]) for summary in summaries],
+        "x": [summary.cell["n"] / family.dof(d, summary.cell["r"]) for summary in summaries],
         "successes": [summary.successes for summary in summaries],
         "trials": [summary.trials for summary in summaries],
-        "curves": theory_curves(d, sorted(set(ranks))),
+        "curves": theory_curves(d, sorted(set(ranks)))[: None if family is GAUSSIAN else 1],
     }
 
 

@@ -14,11 +14,12 @@ from pruneft.sensing.recipe import PathRecipe
 class Verdict(StrEnum):
     """ACCEPT: the answer and its error interval may be used. RANK_UNCERTAIN: they may, but the rank may be off by a weak component.
 
-    REJECT: do not use the answer.
+    NOT_CERTIFIED: it fits the data, but they do not determine it, or not visibly: it may be one of several. REJECT: do not use it.
     """
 
     ACCEPT = "accept"
     RANK_UNCERTAIN = "rank_uncertain"
+    NOT_CERTIFIED = "not_certified"
     REJECT = "reject"
 
 
@@ -39,6 +40,8 @@ class Certificate:
       error, error_interval: of ``||M̂ - M*||_F``, in units of M, for this very design: ``sigma sqrt(sum 1/s_i^2)``, s_i
         the singular values of the measurements on the tangent space.
       relative_error, relative_error_interval: the same over ``||M̂||_F``.
+      row_errors: [d] of each row of M, over the norm of that row of ``M̂``; empty where the tangent space has more than 1000 dimensions.
+        Small rows are known worse: the same noise is a larger share of them.
       average_error: relative error of a fit like this averaged over designs, which needs no tangent space and is what
         `recover` judges by; infinite where n <= dof + 1.
       eigenvalue_test, eigenvalue_p: ``n lambda_max(-V⊥ᵀ G V⊥) / ||e||``, and how often noise alone exceeds it: small where a
@@ -52,7 +55,12 @@ class Certificate:
       curvature: least eigenvalue of the Hessian on the live columns, rotations not counted, over the largest.
       edge_ratio: least eigenvalue over the noise edge ``sigma sqrt(2d/n)``.
       agreeing, fits: fits at this rank that agree, of how many.
-      score_gap: of the second-best rank.
+      score_gap: of the second-best rank; ``gap_limit``: below what the rank is uncertain.
+      jacobian_rank: of the measurements on the tangent space of the matrices of this rank; below ``dof`` the data do not
+        determine the answer to first order. None where there are not enough of them to ask.
+      condition_number: of the measurements on that space, infinite where the rank is below ``dof``.
+      graph: what the graph of measured pairs leaves open, in words (`pruneft.sensing.pair_graph`); of distances and entries.
+      apart: relative distance of the two most different fits that explain the data equally well.
       prunability_gap: of the trained factor; certifies that pruning loses nothing, never that the answer is right.
       growth_threshold: of the end of training, in units of M.
       outliers, deviations: places in y of measurements that do not belong, the worst first, and how many standard
@@ -74,6 +82,7 @@ class Certificate:
     error_interval: tuple[float, float] = (math.nan, math.inf)
     relative_error: float = math.inf
     relative_error_interval: tuple[float, float] = (math.nan, math.inf)
+    row_errors: tuple[float, ...] = ()
     average_error: float = math.inf
     eigenvalue_test: float = math.nan
     eigenvalue_p: float = math.nan
@@ -88,6 +97,11 @@ class Certificate:
     agreeing: int | None = None
     fits: int | None = None
     score_gap: float = math.nan
+    gap_limit: float = math.nan
+    jacobian_rank: int | None = None
+    condition_number: float = math.inf
+    graph: tuple[str, ...] = ()
+    apart: float = 0.0
     prunability_gap: float = math.nan
     growth_threshold: float = math.nan
     outliers: tuple[int, ...] = ()
@@ -96,8 +110,8 @@ class Certificate:
 
     @property
     def ok(self) -> bool:
-        """Whether the answer may be used."""
-        return self.verdict is not Verdict.REJECT
+        """Whether the answer may be used as it is."""
+        return self.verdict in (Verdict.ACCEPT, Verdict.RANK_UNCERTAIN)
 
     def summary(self) -> dict[str, Any]:
         """Everything as JSON-able values; what is not finite is None."""
@@ -128,8 +142,11 @@ def judge(found: Certificate, limits: PathRecipe, *, rank_given: bool, failure: 
     if failure is not None:
         bad.append(f"The run ended with: {failure}")
     doubts = [] if rank_given or found.exact or bad else _doubts(found, limits)
-    verdict = Verdict.REJECT if bad else Verdict.RANK_UNCERTAIN if doubts else Verdict.ACCEPT
-    reasons = [*bad, *doubts, *_remarks(found)]
+    several = [] if bad else _ambiguities(found, limits)
+    verdict = Verdict.ACCEPT
+    for worse, why in ((Verdict.RANK_UNCERTAIN, doubts), (Verdict.NOT_CERTIFIED, several), (Verdict.REJECT, bad)):
+        verdict = worse if why else verdict
+    reasons = [*bad, *several, *doubts, *_remarks(found)]
     if not bad:
         reasons += _support(found, limits)
     return dataclasses.replace(found, verdict=verdict, reasons=tuple(reasons))
@@ -173,13 +190,34 @@ def _rejections(found: Certificate, limits: PathRecipe) -> list[str]:
 _UNFINISHED = 1e-2
 _SADDLE = -3e-6  # rounding of a float32 factor
 _RARE = 1e-3
+_UNKNOWN = 0.5  # predicted error of a row over the row, from which on it is named
+
+
+def _ambiguities(found: Certificate, limits: PathRecipe) -> list[str]:
+    reasons = [f"The measured pairs leave something open: {reason}." for reason in found.graph]
+    if found.jacobian_rank is not None and found.jacobian_rank < found.dof:
+        reasons.append(
+            f"The measurements see only {found.jacobian_rank} of the {found.dof} degrees of freedom at this matrix, to first order: others "
+            "near it may fit as well, and no error can be predicted. Take more measurements, or others."
+        )
+    size = found.relative_error if math.isfinite(found.relative_error) else 0.0
+    if found.apart > max(limits.same, _SEVERAL * size):
+        reasons.append(
+            f"Another matrix of this rank fits the data as well and differs by {found.apart:.2g} of its size: the answer is not unique. "
+            "Both are returned (`rival` is the other); take more measurements, or others."
+        )
+    return reasons
+
+
+_SEVERAL = 3.0  # fits that lie within so many predicted errors of each other agree
 
 
 def _doubts(found: Certificate, limits: PathRecipe) -> list[str]:
     reasons = []
-    if found.score_gap < limits.score_gap:
+    limit = limits.score_gap if math.isnan(found.gap_limit) else found.gap_limit
+    if found.score_gap < limit:
         reasons.append(
-            f"The score of another rank lies only {found.score_gap:.2g} above that of rank {found.rank} (limit {limits.score_gap:g})."
+            f"The score of another rank lies only {found.score_gap:.2g} above that of rank {found.rank} (limit {limit:.2g})."
         )
     if found.edge_ratio < limits.edge_ratio:
         reasons.append(
@@ -226,6 +264,13 @@ def _remarks(found: Certificate) -> list[str]:
 
 def _support(found: Certificate, limits: PathRecipe) -> list[str]:
     reasons = []
+    unknown = [row for row, share in enumerate(found.row_errors) if share > _UNKNOWN]
+    if unknown:
+        shown = ", ".join(str(row) for row in unknown[:8]) + (" and others" if len(unknown) > 8 else "")
+        reasons.append(
+            f"{len(unknown)} of the {len(found.row_errors)} rows of the matrix are smaller than twice the error to expect in them, and so "
+            f"hardly known: {shown}."
+        )
     if found.exact:
         reasons.append(f"The data are fitted exactly, at n = {found.n} for {found.dof} degrees of freedom.")
     else:

@@ -17,8 +17,10 @@ from jaxtyping import Array, Bool, Float, Int
 from pruneft.penalty import group_norms
 from pruneft.pipeline import FirstOrder, Method, OptimizerOrFactory, Pipeline, columns_kept
 from pruneft.prune import keep_count, keep_share, zero_groups
+from pruneft.sensing import answer as answers
 from pruneft.sensing import lane as lanes
-from pruneft.sensing.lane import Answer, Lane
+from pruneft.sensing.answer import Answer, make_answer
+from pruneft.sensing.lane import Lane
 from pruneft.sensing.recipe import PruneRecipe
 from pruneft.sensing.selection import criterion
 from pruneft.status import Status
@@ -38,6 +40,7 @@ class Memory(NamedTuple):
       finite: some attempt ended with finite numbers.
       nonzero: some attempt ended with a column left.
       tried: attempts that have ended.
+      lower: [h, k] the best factor without its weakest direction, and ``descending``: whether it is to be fine-tuned next.
     """
 
     best: Answer
@@ -45,6 +48,8 @@ class Memory(NamedTuple):
     finite: Bool[Array, ""]
     nonzero: Bool[Array, ""]
     tried: Int[Array, ""]
+    lower: Float[Array, "h k"]
+    descending: Bool[Array, ""]
 
 
 def column_pruning(
@@ -99,15 +104,14 @@ def _method(recipe: PruneRecipe, noise_known: bool) -> Method:
 
     def memory(lane: Lane) -> Memory:
         width, dtype = lane.starts.shape[-1], lane.y.dtype
-        empty = Answer(
-            factor=jnp.zeros((lane.operator.d, width), dtype),
-            rank=jnp.zeros((), jnp.int32),
-            columns=jnp.zeros((), jnp.int32),
-            rss=jnp.sum(jnp.square(lane.y)),
-            trace=jnp.full((recipe.lm.max_steps + 1,), jnp.nan, dtype),
+        empty = make_answer(
+            jnp.zeros((lane.starts.shape[-2], width), dtype),
+            jnp.zeros((), jnp.int32),
+            jnp.sum(jnp.square(lane.y)),
+            jnp.full((recipe.lm.max_steps + 1,), jnp.nan, dtype),
         )
         no = jnp.zeros((), jnp.bool_)
-        return Memory(empty, jnp.asarray(jnp.inf, dtype), no, no, jnp.zeros((), jnp.int32))
+        return Memory(empty, jnp.asarray(jnp.inf, dtype), no, no, jnp.zeros((), jnp.int32), empty.factor, no)
 
     def first(lane: Lane) -> Int[Array, ""]:
         if not noise_known:
@@ -115,7 +119,7 @@ def _method(recipe: PruneRecipe, noise_known: bool) -> Method:
         noisy = min(recipe.noisy_first, len(recipe.attempts) - 1)
         return jnp.where(lane.noise > 0, noisy, 0).astype(jnp.int32)
 
-    def keep(lane: Lane, factor: Float[Array, "starts d k"]) -> Bool[Array, "starts k"]:
+    def keep(lane: Lane, factor: Float[Array, "starts h k"]) -> Bool[Array, "starts k"]:
         norms = group_norms(factor)
         if not noise_known:
             mask = keep_share(norms, recipe.tau_share)
@@ -127,7 +131,7 @@ def _method(recipe: PruneRecipe, noise_known: bool) -> Method:
             mask = jnp.where(lane.noise > 0, noisy, quiet)
         return jnp.where(lane.rank > 0, keep_count(norms, lane.rank) & (norms > 0), mask)
 
-    def prune(lane: Lane, factor: Float[Array, "starts d k"], memory: Memory) -> tuple[Array, Memory, Array]:
+    def prune(lane: Lane, factor: Float[Array, "starts h k"], memory: Memory) -> tuple[Array, Memory, Array]:
         finite = lanes.finite(factor)
         factor = jnp.where(finite[:, None, None], factor, 0)
         pruned = zero_groups(factor, keep(lane, factor))
@@ -138,23 +142,26 @@ def _method(recipe: PruneRecipe, noise_known: bool) -> Method:
             worth &= lanes.rss(lane, pruned) < jnp.square(gate) * lane.n
             # Columns that share directions would be refused after fine-tuning too, and as there are many of them it would
             # be the dearest of all; only when no further attempt comes is the blurred fit fine-tuned for an answer.
-            sharp = jax.vmap(lambda one: lanes.canonical(one, merge=recipe.merge)[1])(pruned) == columns
+            sharp = jax.vmap(lambda one: lanes.canonical(lane, one, merge=recipe.merge)[1])(pruned) == columns
             worth &= sharp | (first(lane) + memory.tried >= len(recipe.attempts) - 1)
         memory = memory._replace(
             finite=memory.finite | jnp.any(finite),
             nonzero=memory.nonzero | jnp.any(columns > 0),
             tried=memory.tried + 1,
+            descending=jnp.zeros((), jnp.bool_),
         )
         # What is not fine-tuned is remembered all the same, or an early failure would leave nothing to report.
         memory = settle(lane, pruned, memory)
         return jnp.where(worth[:, None, None], pruned, 0), memory, jnp.any(worth)
 
-    def settle(lane: Lane, factor: Float[Array, "starts d k"], memory: Memory) -> Memory:
+    def settle(lane: Lane, factor: Float[Array, "starts h k"], memory: Memory) -> Memory:
         trace = jnp.full((factor.shape[0], recipe.lm.max_steps + 1), jnp.nan, lane.y.dtype)
         return consider(lane, factor.astype(lane.y.dtype), columns_kept(factor), trace, memory)
 
     def consider(lane: Lane, factors: Array, columns: Array, traces: Array, memory: Memory) -> Memory:
-        tidy, ranks = jax.vmap(lambda factor: lanes.canonical(factor, merge=recipe.merge, limit=lane.rank))(factors)
+        tidy, ranks = jax.vmap(lambda factor: lanes.canonical(lane, factor, merge=recipe.merge, limit=lane.rank))(
+            factors
+        )
         errors = lanes.rss(lane, tidy)
         score = criterion(errors, ranks, degrees(lane, ranks), lane.n, weight=recipe.criterion)
         fallback = _HOPELESS + jnp.log(errors / lane.n + 1e-9)
@@ -165,18 +172,44 @@ def _method(recipe: PruneRecipe, noise_known: bool) -> Method:
         )
         best = jnp.argmin(score)
         width = memory.best.factor.shape[-1]
-        found = Answer(lanes.pad_columns(tidy[best], width), ranks[best], columns[best], errors[best], traces[best])
+        wide = lanes.pad_columns(tidy[best], width)
+        found = make_answer(wide, ranks[best], errors[best], traces[best], columns[best])
         better = score[best] < memory.score
         answer = jax.tree.map(lambda new, old: jnp.where(better, new, old), found, memory.best)
         return memory._replace(best=answer, score=jnp.where(better, score[best], memory.score))
 
     def refine(size: int):  # type: ignore[no-untyped-def]  # the type stands in Method
-        def run(lane: Lane, factor: Float[Array, "starts d k"], memory: Memory) -> Memory:
+        def run(lane: Lane, factor: Float[Array, "starts h k"], memory: Memory) -> Memory:
             narrow = lanes.largest_columns(factor, size)
+            narrow = jnp.where(memory.descending, memory.lower[:, :size].astype(narrow.dtype), narrow)
             result = lanes.fit(lane, narrow, recipe.lm)
-            return consider(lane, result.x.reshape(narrow.shape), columns_kept(factor), result.trace, memory)
+            found = result.x.reshape(narrow.shape)
+            fresh = consider(lane, found, columns_kept(factor), result.trace, memory)
+            down, better = descend(lane, found[0], result.trace[0], memory)
+            memory = jax.tree.map(lambda a, b: jnp.where(memory.descending, a, b), down, fresh)
+            return look_down(lane, memory, better | ~memory.descending)
 
         return run
+
+    def descend(lane: Lane, factor: Array, trace: Array, memory: Memory) -> tuple[Memory, Bool[Array, ""]]:
+        """The fit with one direction less, if the criterion does not rise by it."""
+        tidy, rank = lanes.canonical(lane, factor, merge=recipe.merge)
+        rss = lanes.rss(lane, tidy)
+        score = criterion(rss, rank, degrees(lane, rank), lane.n, weight=recipe.criterion)
+        now = memory.best
+        before = criterion(now.rss, now.rank, degrees(lane, now.rank), lane.n, weight=recipe.criterion)
+        better = score <= before
+        found = make_answer(lanes.pad_columns(tidy, now.factor.shape[-1]), rank, rss, trace, now.columns)
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), found, now)
+        return memory._replace(best=best, score=jnp.where(better, score, memory.score)), better
+
+    def look_down(lane: Lane, memory: Memory, go_on: Bool[Array, ""]) -> Memory:
+        # With a direction too many Levenberg-Marquardt converges slowly and stops short, at residuals that look exact.
+        best = memory.best
+        rounding = (64 * float(jnp.finfo(lane.y.dtype).eps)) ** 2
+        open_ = (lane.rank <= 0) & (best.rank > 1) & (best.rss > rounding * lane.n) & (memory.score < _HOPELESS / 2)
+        kept = jnp.arange(best.factor.shape[-1], dtype=jnp.int32) < best.rank - 1
+        return memory._replace(lower=jnp.where(kept, best.factor, 0), descending=go_on & open_)
 
     def explained(lane: Lane, memory: Memory) -> Bool[Array, ""]:
         sound = memory.score < _HOPELESS / 2
@@ -195,7 +228,7 @@ def _method(recipe: PruneRecipe, noise_known: bool) -> Method:
         failure = jnp.where(
             memory.finite, jnp.where(memory.nonzero, Status.BUDGET_SPENT, Status.PRUNED_TO_NOTHING), Status.NOT_FINITE
         )
-        return lanes.report(lane, memory.best, jnp.where(explained(lane, memory), Status.CONVERGED, failure), steps)
+        return answers.report(lane, memory.best, jnp.where(explained(lane, memory), Status.CONVERGED, failure), steps)
 
     return Method(
         first=first,
@@ -206,8 +239,10 @@ def _method(recipe: PruneRecipe, noise_known: bool) -> Method:
         prune=prune,
         settle=settle,
         refine=refine,
-        width=lambda lane, factor, memory: jnp.max(columns_kept(factor)),
-        pending=lambda lane, memory: jnp.zeros((), jnp.bool_),
+        width=lambda lane, factor, memory: jnp.where(
+            memory.descending, memory.best.rank, jnp.max(columns_kept(factor))
+        ).astype(jnp.int32),
+        pending=lambda lane, memory: memory.descending,
         accepted=accepted,
         report=report,
         tuning=lanes.tuning,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ class Data:
         root c times the mean of its data. A weight is multiplied in by its root.
       n: measurements that count, each distinct one once; padding does not.
       weight: [rows], what each row stands for; None where all are 1.
+      root: [rows], what residuals are multiplied by where the operator itself cannot hold weights: their roots, over that of
+        their mean over the squared data, ``typical``; None elsewhere.
       groups: for every row the places, in y as given, of the measurements that it stands for; None where each row is the
         measurement of the same place.
       y_unit, a_unit: powers of two that y and the measurements were divided by, to be within reach of the dtype.
@@ -36,6 +39,8 @@ class Data:
     y: jax.Array
     n: int
     weight: np.ndarray | None = None
+    root: np.ndarray | None = None
+    typical: float = 1.0
     groups: tuple[tuple[int, ...], ...] | None = None
     y_unit: float = 1.0
     a_unit: float = 1.0
@@ -63,8 +68,6 @@ def prepare(problem: Problem, weights: Any = None, dtype: Any = None) -> Data:
       ValueError: weights or dtype make no sense.
     """
     operator, placed, n = problem.operator, problem.sharding, problem.n
-    if weights is not None and not isinstance(operator, PackedOperator):
-        raise ValueError(f"weights need an operator that can scale its measurements: got {type(operator).__name__}.")
     wanted = _wanted(problem.y, dtype)
     if placed is not None:
         y = jnp.asarray(problem.y, wanted)
@@ -74,7 +77,7 @@ def prepare(problem: Problem, weights: Any = None, dtype: Any = None) -> Data:
     host = np.asarray(problem.y, np.float64)
     y_unit = _unit(np.max(np.abs(host)))
     if not isinstance(operator, PackedOperator):
-        return Data(operator=operator, y=jnp.asarray(host / y_unit, wanted), n=n, y_unit=y_unit)
+        return _structured(operator, host / y_unit, weights, wanted, n, y_unit)
     used = np.arange(len(host))
     counts = np.ones(len(host))
     if weights is not None:
@@ -106,6 +109,27 @@ def prepare(problem: Problem, weights: Any = None, dtype: Any = None) -> Data:
         groups=groups,
         y_unit=y_unit,
         a_unit=a_unit,
+    )
+
+
+def _structured(operator: Any, y: np.ndarray, weights: Any, wanted: np.dtype, n: int, y_unit: float) -> Data:
+    """Weights stay beside the measurements: training goes by the whitened loss, whose law they would change."""
+    plain = Data(operator=operator, y=jnp.asarray(y, wanted), n=n, y_unit=y_unit)
+    if weights is None:
+        return plain
+    weight = _checked(weights, y.shape)
+    typical = float(np.sum(weight * np.square(y)) / np.sum(np.square(y)))
+    if not typical > 0:
+        raise ValueError("weights must be positive at some measurement that is not zero: nothing else would be fitted.")
+    # A measurement of weight 0 says nothing, so it must not count; from here on it is padding.
+    live = n - int(np.sum((weight == 0) & (y != 0)))
+    return dataclasses.replace(
+        plain,
+        y=jnp.asarray(np.where(weight > 0, y, 0), wanted),
+        n=live,
+        weight=weight,
+        root=np.sqrt(weight / typical),
+        typical=typical,
     )
 
 

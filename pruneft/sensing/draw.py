@@ -7,32 +7,18 @@ float32 and cast, so float32 and float64 see the same instance too.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from pruneft.random import Block, normals
+from pruneft.sensing import theory
+from pruneft.sensing.family import MEASUREMENTS, TRUTH, Family, Instance
+from pruneft.sensing.field import Field
 from pruneft.sensing.operator import PackedOperator, cast
 from pruneft.sensing.packing import packed_size
-
-_MEASUREMENTS, _TRUTH = 0, 1  # streams; 2 is that of the starting factors (`pruneft.sensing.lane`)
-
-
-class Instance(NamedTuple):
-    """One drawn problem.
-
-    Attributes:
-      operator: packed Gaussian measurements, float32 (exact in float64 too).
-      y: [n] data, ``<A_i, M*> + sigma e_i``.
-      truth: [d, d], M*.
-      factor: [d, d], U* with M* = U* U*ᵀ; columns beyond r are zero.
-    """
-
-    operator: PackedOperator
-    y: Float[Array, "n"]
-    truth: Float[Array, "d d"]
-    factor: Float[Array, "d d"]
 
 
 def draw_instance(
@@ -80,7 +66,7 @@ def draw_instance(
 def instance_blocks(n: int, d: int) -> tuple[Block, Block]:
     """What `make_instance` needs drawn: for callers that draw more with the same call of the generator."""
     # The noise is the first entry of its measurement's row.
-    return Block(_MEASUREMENTS, n, 1 + packed_size(d)), Block(_TRUTH, d, d)
+    return Block(MEASUREMENTS, n, 1 + packed_size(d)), Block(TRUTH, d, d)
 
 
 def make_instance(
@@ -108,7 +94,7 @@ def make_instance(
     inside = jnp.arange(packed_size(d), dtype=jnp.int32) < (d_number * (d_number + 1)) // 2
     rows = jnp.where(live[:, None] & inside, measurements[:, 1:], 0)
     noise = jnp.where(live, measurements[:, 0], 0).astype(dtype)
-    factor = _truth(directions, r=r, kappa=kappa, scale=scale, dtype=dtype, live_d=d_number)
+    factor = make_truth(directions, r=r, kappa=kappa, scale=scale, dtype=dtype, live_d=d_number)
     truth = factor @ factor.T
     operator = PackedOperator(rows)
     y = cast(operator, dtype).apply(truth) + jnp.asarray(sigma, dtype) * noise
@@ -122,19 +108,52 @@ def draw_truth(
 
     Uniform eigenvectors, eigenvalues geometric from l_1 to l_1/kappa, ``||U* U*ᵀ||_F = scale``.
     """
-    (directions,) = normals(key, Block(_TRUTH, d, d))
-    return _truth(directions, r=r, kappa=kappa, scale=scale, dtype=dtype, live_d=d if live_d is None else live_d)
+    (directions,) = normals(key, Block(TRUTH, d, d))
+    return make_truth(directions, r=r, kappa=kappa, scale=scale, dtype=dtype, live_d=live_d)
 
 
-def _truth(
-    directions: Float[Array, "d d"], *, r: Any, kappa: Any, scale: Any, dtype: Any, live_d: Any
-) -> Float[Array, "d d"]:
+def make_truth(
+    directions: Float[Array, "d h"],
+    *,
+    r: Any,
+    kappa: Any = 1.0,
+    scale: Any = 1.0,
+    dtype: Any = jnp.float32,
+    live_d: Any = None,
+    field: Field = "real",
+) -> Inexact[Array, "d d"]:
+    """`draw_truth` of numbers drawn already.
+
+    Args:
+      directions: standard normal, float32: [d, d], or [d, 2d] with real and imaginary parts in turn.
+      r, kappa, scale, dtype, live_d: as in `draw_instance`.
+      field: of M.
+    """
     d = directions.shape[0]
-    # A row of draws for each column, so that padding either side leaves the leading block.
-    gaussian = jnp.where(jnp.arange(d, dtype=jnp.int32)[:, None] < live_d, directions.T, 0).astype(dtype)
-    basis = jnp.linalg.qr(gaussian)[0]  # its first r columns depend on the first r of the Gaussian alone
+    live = d if live_d is None else live_d
     place = jnp.arange(d, dtype=jnp.int32)
+    drawn = directions.astype(dtype)
+    # A row of draws for each column, so that padding either side leaves the leading block.
+    gaussian = drawn.T if field == "real" else jax.lax.complex(drawn[:, 0::2].T, drawn[:, 1::2].T)
+    # Its first r columns depend on the first r of the Gaussian alone.
+    basis = jnp.linalg.qr(jnp.where(place[:, None] < live, gaussian, 0))[0]
     wide = jnp.maximum(jnp.asarray(r, dtype) - 1, 1)
     eigenvalues = jnp.where(place < r, jnp.asarray(kappa, dtype) ** (-place.astype(dtype) / wide), 0)
     eigenvalues = eigenvalues * (jnp.asarray(scale, dtype) / jnp.linalg.norm(eigenvalues))
-    return basis * jnp.sqrt(eigenvalues)
+    return basis * jnp.sqrt(eigenvalues).astype(basis.dtype)
+
+
+def _make(draws: Any, *, rows: int, d: int, **law: Any) -> Instance:
+    return make_instance(*draws, **law)
+
+
+GAUSSIAN = Family(
+    name="gaussian",
+    subject="sensing/packed-gaussian",
+    field="real",
+    rows=lambda n, d: n,
+    blocks=instance_blocks,
+    make=_make,
+    dof=theory.dof,
+    most=lambda d: None,
+)

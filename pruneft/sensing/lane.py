@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from pruneft.optim import LMConfig, LMResult, levenberg_marquardt
 from pruneft.penalty import group_norms
 from pruneft.pipeline import Penalty
 from pruneft.random import Block, normals
+from pruneft.sensing.defaults import root_mean_square
+from pruneft.sensing.field import svd
 from pruneft.sensing.operator import Gram, PackedOperator, cast
 from pruneft.sensing.packing import smat, svec
-from pruneft.sensing.pivots import sigma_factors
-from pruneft.sensing.selection import predicted_error
 
 _STARTS = 2  # first stream of the starting factors; 0 and 1 are those of `pruneft.sensing.draw`
 
@@ -28,7 +28,7 @@ _STARTS = 2  # first stream of the starting factors; 0 and 1 are those of `prune
 class Truth(NamedTuple):
     """What a drawn instance knows and a report compares with: M* [d, d], in the units of the answer, and its rank."""
 
-    matrix: Float[Array, "d d"]
+    matrix: Inexact[Array, "d d"]
     rank: Int[Array, ""]
 
 
@@ -38,17 +38,19 @@ class Lane(NamedTuple):
     Attributes:
       operator: the measurements as given; their storage dtype may be narrower than y's (drawn ones are exact in
         float32).
-      gain: what they are divided by wherever they are used, so that ``E (1/n) sum <A_i, X>^2 = ||X||_F^2``. Dividing
-        the stored numbers would round them.
+      gain: what they are divided by wherever they are used, so that M and y come in units of their own: the unit over the size of
+        M. Dividing the stored numbers would round them.
       fast: the measurements in the dtype and form that training uses (Gram form or a cast copy); None where
         ``operator`` serves.
       y: [n], normalised; its dtype is the dtype of fine-tuning and selection.
+      root: [n], roots of the weights of the measurements in residuals, fine-tuning and selection; None where all are 1. Training
+        only leaves out those of weight 0: what its constants were measured on is the whitened loss.
       n, d: live measurements and dimensions, as numbers of y's dtype.
       unit: root mean square of the data as given; ``y`` and ``noise`` are in this unit.
-      scale: the answer is ``M = scale U Uᵀ``: the unit over the gain.
+      scale: the answer is ``M = scale U Uᴴ``: the operator's ``size``, about ``||M||_F``.
       noise: sigma of the normalised y; NaN where it is not known.
       rank: the rank asked for; 0 where it is not known.
-      starts: [attempts, starts, d, k].
+      starts: [attempts, starts, h, k], stored as factors are (`pruneft.sensing.field`).
       penalty: the ends of the schedule.
       truth: where it is known.
     """
@@ -57,39 +59,22 @@ class Lane(NamedTuple):
     gain: Float[Array, ""]
     fast: Any
     y: Float[Array, "n"]
+    root: Float[Array, "n"] | None
     n: Float[Array, ""]
     d: Float[Array, ""]
     unit: Float[Array, ""]
     scale: Float[Array, ""]
     noise: Float[Array, ""]
     rank: Int[Array, ""]
-    starts: Float[Array, "attempts starts d k"]
+    starts: Float[Array, "attempts starts h k"]
     penalty: Penalty
     truth: Truth | None
-
-
-class Answer(NamedTuple):
-    """A fitted factor, normalised units.
-
-    Attributes:
-      factor: [d, k], canonical: columns orthogonal, by falling norm, zero beyond ``rank``.
-      rank: number of nonzero columns.
-      columns: columns that pruning left, before parallel ones were merged; 0 where columns were not pruned by norm.
-      rss: residual sum of squares.
-      trace: [steps + 1], RSS along the last refinement, NaN beyond its end.
-    """
-
-    factor: Float[Array, "d k"]
-    rank: Int[Array, ""]
-    columns: Int[Array, ""]
-    rss: Float[Array, ""]
-    trace: Float[Array, "t"]
 
 
 def make_lane(
     operator: Any,
     y: Float[Array, "n"],
-    starts: Float[Array, "attempts starts d k"],
+    starts: Float[Array, "attempts starts h k"],
     penalty: Penalty,
     *,
     n: Any = None,
@@ -97,6 +82,7 @@ def make_lane(
     sigma: Any = None,
     rank: Any = 0,
     truth: Truth | None = None,
+    root: Float[Array, "n"] | None = None,
     shards: int = 1,
 ) -> Lane:
     """Normalise data for the solvers.
@@ -110,17 +96,18 @@ def make_lane(
       sigma: noise standard deviation in units of y; None or NaN if unknown.
       rank: 0 if unknown.
       truth: for reports.
+      root: [n], roots of weights, of unit mean square over the data (``sum (root y)² = sum y²``); None where all are 1.
       shards: devices that the measurements are split over (`pruneft.sensing.sharded`).
     """
     dtype, train = y.dtype, starts.dtype
     n_live = jnp.asarray(operator.n if n is None else n, dtype)
     d_live = jnp.asarray(operator.d if d is None else d, dtype)
-    gain = operator.gain(n_live, d_live).astype(dtype)
-    # Divided by the largest first: squares of data in extreme units would overflow or vanish.
-    largest = jnp.max(jnp.abs(y))
-    largest = jnp.where(largest > 0, largest, 1)
-    unit = largest * jnp.sqrt(jnp.sum(jnp.square(y / largest)) / n_live)
-    unit = jnp.where(unit > 0, unit, 1)
+    unit = root_mean_square(y, n_live)
+    if isinstance(operator, PackedOperator):
+        gain = operator.gain(n_live, d_live).astype(dtype)
+    else:
+        size = operator.size(y, n_live, d_live)
+        gain = jnp.where(size > 0, unit / jnp.where(size > 0, size, 1), 1).astype(dtype)
     normal = y / unit
     fast: Any = None
     # Every device holds the whole Gram form but only its share of the rows, so it is its share that has to be the dearer.
@@ -135,6 +122,7 @@ def make_lane(
         gain=gain,
         fast=fast,
         y=normal,
+        root=root,
         n=n_live,
         d=d_live,
         unit=unit,
@@ -149,8 +137,11 @@ def make_lane(
 
 def draw_starts(
     key: Array, attempts: int, starts: int, d: int, k: int, *, live_d: Any, live_k: Any, norm: float, dtype: Any
-) -> Float[Array, "attempts starts d k"]:
-    """Gaussian starting factors of Frobenius norm about ``norm``; padding d or k changes no live entry."""
+) -> Float[Array, "attempts starts h k"]:
+    """Gaussian starting factors of Frobenius norm about ``norm``; padding d or k changes no live entry.
+
+    ``d`` and ``live_d`` are rows as they are stored: twice as many where M is complex.
+    """
     (columns,) = normals(key, starts_block(attempts, starts, d, k))
     return make_starts(columns, attempts, live_d=live_d, live_k=live_k, norm=norm, dtype=dtype)
 
@@ -162,7 +153,7 @@ def starts_block(attempts: int, starts: int, d: int, k: int) -> Block:
 
 def make_starts(
     columns: Float[Array, "all k d"], attempts: int, *, live_d: Any, live_k: Any, norm: float, dtype: Any
-) -> Float[Array, "attempts starts d k"]:
+) -> Float[Array, "attempts starts h k"]:
     """`draw_starts` of numbers drawn already, for the block of `starts_block`."""
     every, k, d = columns.shape
     factor = jnp.swapaxes(columns, -1, -2).reshape(attempts, every // attempts, d, k)
@@ -176,35 +167,53 @@ def start(lane: Lane, attempt: Int[Array, ""]) -> Float[Array, "starts d k"]:
     return lane.starts[attempt]
 
 
-def gradient(lane: Lane, factor: Float[Array, "starts d k"]) -> Float[Array, "starts d k"]:
-    """Gradient ``4 G U`` of the mean squared error, the starts as rows of matrix products with the shared measurements."""
+def gradient(lane: Lane, factor: Float[Array, "starts h k"]) -> Float[Array, "starts h k"]:
+    """Gradient of the whitened mean squared error, the starts as rows of matrix products with the shared measurements.
+
+    ``4 G U``, G = (1/n) sum (W e)_i A_i.
+    """
+    if isinstance(lane.operator, PackedOperator):
+        return 4 * _packed_residual_matrix(lane, factor) @ factor
+    operator, n, gain, d = _for_training(lane, factor.dtype)
+    errors = _counted(lane, operator.image(factor) / gain - lane.y.astype(factor.dtype))
+    return operator.pull(operator.whiten(errors, n, d), factor) * (4 * gain / n)
+
+
+def _counted(lane: Lane, errors: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """Without the measurements of weight 0."""
+    return errors if lane.root is None else jnp.where(lane.root > 0, errors, 0)
+
+
+def _packed_residual_matrix(lane: Lane, factor: Float[Array, "starts d k"]) -> Float[Array, "starts d d"]:
     matrix = factor @ jnp.swapaxes(factor, -1, -2)
     if isinstance(lane.fast, Gram):
-        residual_matrix = lane.fast.residual_matrix(matrix)
-    else:
-        operator = lane.operator if lane.fast is None else lane.fast
-        gain = lane.gain.astype(factor.dtype)
-        y = lane.y.astype(factor.dtype)
-        if isinstance(operator, PackedOperator):
-            total = operator.residual_sum(matrix, y, gain)
-        else:
-            total = operator.adjoint(operator.apply(matrix) / gain - y)
-        residual_matrix = total / (lane.n.astype(factor.dtype) * gain)
-    return 4 * residual_matrix @ factor
+        return lane.fast.residual_matrix(matrix)
+    operator, n, gain, _ = _for_training(lane, factor.dtype)
+    total: Array = operator.residual_sum(matrix, lane.y.astype(factor.dtype), gain)
+    return total / (n * gain)
+
+
+def _for_training(lane: Lane, dtype: Any) -> tuple[Any, Array, Array, Array]:
+    """Operator, n, gain and d as training uses them."""
+    operator = lane.operator if lane.fast is None else lane.fast
+    return operator, lane.n.astype(dtype), lane.gain.astype(dtype), lane.d.astype(dtype)
 
 
 def curvature(
-    lane: Lane, factor: Float[Array, "starts d k"], direction: Float[Array, "starts d k"]
-) -> Float[Array, "starts d k"]:
-    """Gauss-Newton Hessian ``(2/n) Jᵀ J`` of the mean squared error times a direction; the starts share the measurements."""
+    lane: Lane, factor: Float[Array, "starts h k"], direction: Float[Array, "starts h k"]
+) -> Float[Array, "starts h k"]:
+    """Gauss-Newton Hessian ``(2/n) Jᵀ W J`` of the whitened mean squared error times a direction; the starts share the measurements."""
+    if not isinstance(lane.operator, PackedOperator):
+        operator, n, _, d = _for_training(lane, factor.dtype)
+        _, change = jax.jvp(operator.image, (factor,), (direction,))
+        return 4 * operator.pull(operator.whiten(_counted(lane, change), n, d), factor) / n
     turned = direction @ jnp.swapaxes(factor, -1, -2)
     moved = turned + jnp.swapaxes(turned, -1, -2)
     if isinstance(lane.fast, Gram):
         normal = smat(svec(moved) @ lane.fast.quadratic)
     else:
-        operator = lane.operator if lane.fast is None else lane.fast
-        gain = lane.gain.astype(factor.dtype)
-        normal = operator.adjoint(operator.apply(moved) / gain) / (lane.n.astype(factor.dtype) * gain)
+        operator, n, gain, _ = _for_training(lane, factor.dtype)
+        normal = operator.adjoint(operator.apply(moved) / gain) / (n * gain)
     return 4 * normal @ factor
 
 
@@ -216,15 +225,20 @@ def tuning(lane: Lane, factor: Float[Array, "starts d k"]) -> dict[str, Any]:
     }
 
 
-def residual(lane: Lane, factor: Float[Array, "*starts d r"]) -> Float[Array, "*starts n"]:
-    """``A(U Uᵀ) - y`` in the dtype of y, normalised units; zero at padded measurements."""
+def residual(lane: Lane, factor: Float[Array, "*starts h r"]) -> Float[Array, "*starts n"]:
+    """``A(U Uᴴ) - y`` in the dtype of y, normalised units, by the roots of the weights; zero at padded measurements."""
     factor = factor.astype(lane.y.dtype)
-    return cast(lane.operator, lane.y.dtype).apply(factor @ jnp.swapaxes(factor, -1, -2)) / lane.gain - lane.y
+    errors = cast(lane.operator, lane.y.dtype).image(factor) / lane.gain - lane.y
+    return errors if lane.root is None else errors * lane.root
 
 
-def residual_matrix(lane: Lane, factor: Float[Array, "d r"]) -> Float[Array, "d d"]:
-    """``G = (1/n) sum e_i sym(A_i)`` in the dtype of y, normalised units."""
-    return cast(lane.operator, lane.y.dtype).adjoint(residual(lane, factor)) / (lane.n * lane.gain)
+def residual_matrix(lane: Lane, factor: Float[Array, "h r"]) -> Inexact[Array, "d d"]:
+    """``G = (1/n) sum (W e)_i A_i`` in the dtype of y, normalised units. It does not weigh, as training does not."""
+    operator = cast(lane.operator, lane.y.dtype)
+    errors = operator.image(factor.astype(lane.y.dtype)) / lane.gain - lane.y
+    if isinstance(operator, PackedOperator):
+        return operator.adjoint(errors) / (lane.n * lane.gain)
+    return operator.adjoint(operator.whiten(_counted(lane, errors), lane.n, lane.d)) * (lane.gain / lane.n)
 
 
 def rss(lane: Lane, factor: Float[Array, "*starts d r"]) -> Float[Array, "*starts"]:
@@ -235,31 +249,37 @@ def rss(lane: Lane, factor: Float[Array, "*starts d r"]) -> Float[Array, "*start
 def fit(lane: Lane, factors: Float[Array, "starts d r"], config: LMConfig) -> LMResult:
     """Levenberg-Marquardt from every start, all sharing the data.
 
-    ``x`` of the result is [starts, d r], ``rss`` is ||A(U Uᵀ) - y||².
+    ``x`` of the result is [starts, h r], ``rss`` is ||A(U Uᴴ) - y||², weighted.
     """
     operator = cast(lane.operator, lane.y.dtype)
     linearised, shape = operator.linearised(), factors.shape[1:]
     # Residual and Jacobian both by root n, so that the damping means the same at every n.
     root = jnp.sqrt(lane.n)
 
+    weight = jnp.ones((), lane.y.dtype) if lane.root is None else lane.root
+
     def errors(x: Array) -> Array:
-        factor = x.reshape(shape)
-        return (operator.apply(factor @ factor.T) / lane.gain - lane.y) / root
+        return (operator.image(x.reshape(shape)) / lane.gain - lane.y) * (weight / root)
 
     def slopes(x: Array) -> Array:
-        return linearised(x.reshape(shape)).reshape(operator.n, -1) / (root * lane.gain)
+        rows = linearised(x.reshape(shape)).reshape(operator.n, -1) / (root * lane.gain)
+        return rows if lane.root is None else rows * lane.root[:, None]
 
     run: Callable[[Array], LMResult] = functools.partial(levenberg_marquardt, errors, slopes, config=config)
     result = jax.vmap(run)(factors.astype(lane.y.dtype).reshape(factors.shape[0], -1))
     return result._replace(rss=result.rss * lane.n, trace=result.trace * lane.n)
 
 
-def canonical(factor: Float[Array, "d r"], *, merge: float, limit: Int[Array, ""] | None = None) -> tuple[Array, Array]:
+def canonical(
+    lane: Lane, factor: Float[Array, "h r"], *, merge: float, limit: Int[Array, ""] | None = None
+) -> tuple[Array, Array]:
     """``V S`` of the singular value decomposition, singular values below ``merge`` times the largest dropped: (factor, rank).
 
-    Surplus columns that share an eigen-direction are merged by it. ``limit`` (0: none) bounds the rank.
+    Surplus columns that share an eigen-direction are merged by it, and what the measurements cannot see is taken out.
+    ``limit`` (0: none) bounds the rank.
     """
-    left, values, _ = jnp.linalg.svd(jnp.where(jnp.isfinite(factor), factor, 0), full_matrices=False)
+    seen = lane.operator.canonical(jnp.where(jnp.isfinite(factor), factor, 0), lane.d)
+    left, values = svd(seen, lane.operator.field)
     keep = (values > merge * values[0]) & (values > 0)
     if limit is not None:
         keep &= (jnp.arange(values.shape[0], dtype=jnp.int32) < limit) | (limit <= 0)
@@ -283,59 +303,3 @@ def largest_columns(factor: Float[Array, "*starts d k"], width: int) -> Float[Ar
     """The ``width`` columns of largest norm, by falling norm."""
     order = jnp.argsort(-group_norms(factor), axis=-1)[..., :width]
     return jnp.take_along_axis(factor, order[..., None, :], axis=-1)
-
-
-def sigma_estimate(lane: Lane, answer: Answer) -> Float[Array, ""]:
-    """``sqrt(RSS / (n - dof))`` in units of y; NaN where nothing is left to estimate it from."""
-    left = lane.n - lane.operator.dof(answer.rank.astype(lane.n.dtype), lane.d)
-    return jnp.where(left > 0, lane.unit * jnp.sqrt(answer.rss / jnp.where(left > 0, left, 1)), jnp.nan)
-
-
-def sigma_interval(lane: Lane, answer: Answer) -> Float[Array, "2"]:
-    """Ends of the 95 percent interval of sigma, in units of y, if the rank is right; NaN where nothing is left over."""
-    left = lane.n - lane.operator.dof(answer.rank.astype(lane.n.dtype), lane.d)
-    table = jnp.asarray(sigma_factors(lane.operator.n), lane.y.dtype)
-    place = jnp.clip(jnp.round(left), 0, lane.operator.n).astype(jnp.int32)
-    return sigma_estimate(lane, answer) * table[place]
-
-
-def edge_ratio(lane: Lane, answer: Answer) -> Float[Array, ""]:
-    """Least eigenvalue of the answer over the noise edge ``sigma sqrt(2 d / n)``; infinite where nothing is left of the data.
-
-    Below about 1.2 a component cannot be told from noise, below 2 not surely. NaN for rank 0.
-    """
-    left = jnp.maximum(lane.n - lane.operator.dof(answer.rank.astype(lane.n.dtype), lane.d), 1)
-    weakest = jnp.sum(jnp.square(jnp.take(answer.factor, answer.rank - 1, axis=1, mode="clip")))
-    edge = jnp.sqrt(answer.rss / left) * jnp.sqrt(2 * lane.d / lane.n)
-    ratio = jnp.where(edge > 0, weakest / jnp.where(edge > 0, edge, 1), jnp.inf)
-    return jnp.where(answer.rank > 0, ratio, jnp.nan)
-
-
-def expected_error(lane: Lane, answer: Answer) -> Float[Array, ""]:
-    """Relative Frobenius error to expect of the answer if its rank is right; infinite where it cannot be predicted."""
-    p = lane.operator.dof(answer.rank.astype(lane.n.dtype), lane.d)
-    return predicted_error(answer.rss, p, lane.n, jnp.linalg.norm(answer.factor.T @ answer.factor))
-
-
-def report(lane: Lane, answer: Answer, status: Int[Array, ""], steps: Int[Array, ""]) -> dict[str, Array]:
-    """The scalars that both methods report.
-
-    ``error`` is relative to ``truth`` in Frobenius norm where the truth is known.
-    """
-    sigma_low, sigma_high = sigma_interval(lane, answer)
-    values = {
-        "status": status.astype(jnp.int32),
-        "rank": answer.rank,
-        "columns": answer.columns,
-        "residual": jnp.sqrt(answer.rss / lane.n),
-        "sigma_estimate": sigma_estimate(lane, answer),
-        "sigma_low": sigma_low,
-        "sigma_high": sigma_high,
-        "edge_ratio": edge_ratio(lane, answer),
-        "predicted_error": expected_error(lane, answer),
-        "steps": steps,
-    }
-    if lane.truth is not None:
-        estimate = lane.scale * (answer.factor @ answer.factor.T)
-        values["error"] = jnp.linalg.norm(estimate - lane.truth.matrix) / jnp.linalg.norm(lane.truth.matrix)
-    return values

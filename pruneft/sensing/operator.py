@@ -12,23 +12,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from pruneft.sensing import row_blocks
+from pruneft.sensing.defaults import OperatorDefaults, root_mean_square
+from pruneft.sensing.field import Field
 from pruneft.sensing.packing import packed_size, smat, svec, unpacked_size
 
 
 @runtime_checkable
 class Operator(Protocol):
-    """What the solvers need of n linear measurements of a symmetric d x d matrix. An operator is a pytree of arrays.
+    """What the solvers need of n linear measurements ``<A_i, M>`` of a symmetric (Hermitian) positive semidefinite d x d matrix M.
 
-    The solvers assume ``E (1/n) sum <A_i, X>^2 = ||X||_F^2``, which the Gaussian ensembles have; `gain` is what is
-    divided out where an operator comes in other units.
+    An operator is a pytree of real arrays. ``<A, X> = Re tr(Aᴴ X)``. Factors are passed as they are stored, real [h, k] with
+    h = d, or h = 2d where M is complex (`pruneft.sensing.field`). Rows that are padding, and dimensions beyond the live
+    ones, are zero and stay so. Every function takes leading axes of a batch.
+
+    Training goes by the whitened loss ``(1/n) <e, W e>``, W linear, symmetric and positive semidefinite, chosen so that
+    ``E (1/n) <A X, W A X> = ||X||_F^2`` about: constants measured on Gaussian measurements then serve any family. Fine-tuning
+    and every criterion go by the residual itself.
     """
 
     @property
     def n(self) -> int:
-        """Number of measurements, padded ones included."""
+        """Number of rows: measurements, padded ones included."""
         ...
 
     @property
@@ -38,23 +45,50 @@ class Operator(Protocol):
 
     @property
     def dtype(self) -> Any:
-        """Dtype of the measurements."""
+        """Real dtype of the measurements."""
         ...
 
-    def apply(self, matrix: Float[Array, "*batch d d"]) -> Float[Array, "*batch n"]:
-        """``<A_i, X>`` for every measurement."""
+    @property
+    def field(self) -> Field:
+        """Whether M is real or complex."""
         ...
 
-    def adjoint(self, residual: Float[Array, "*batch n"]) -> Float[Array, "*batch d d"]:
-        """``sum_i e_i sym(A_i)``, symmetric."""
+    def image(self, factor: Float[Array, "*batch h k"]) -> Float[Array, "*batch n"]:
+        """``<A_i, U Uᴴ>`` for every measurement."""
         ...
 
-    def jacobian(self, factor: Float[Array, "*batch d r"]) -> Float[Array, "*batch n d r"]:
-        """Derivative of ``apply(U Uᵀ)`` with respect to U: ``2 sym(A_i) U``."""
+    def pull(
+        self, residual: Float[Array, "*batch n"], factor: Float[Array, "*batch h k"]
+    ) -> Float[Array, "*batch h k"]:
+        """``sum_i e_i A_i U``, the symmetric (Hermitian) parts of A_i: half the derivative of ``<e, image(U)>``."""
+        ...
+
+    def apply(self, matrix: Inexact[Array, "*batch d d"]) -> Float[Array, "*batch n"]:
+        """``<A_i, X>`` of any symmetric (Hermitian) matrix."""
+        ...
+
+    def adjoint(self, residual: Float[Array, "*batch n"]) -> Inexact[Array, "*batch d d"]:
+        """``sum_i e_i A_i``, symmetric (Hermitian)."""
+        ...
+
+    def jacobian(self, factor: Float[Array, "*batch h r"]) -> Float[Array, "*batch n h r"]:
+        """Derivative of `image`: ``2 A_i U``, stored as factors are."""
         ...
 
     def linearised(self) -> Callable[[Array], Array]:
         """`jacobian` with whatever does not depend on the factor made once, for loops that call it many times."""
+        ...
+
+    def whiten(self, residual: Float[Array, "*batch n"], n: Any, d: Any) -> Float[Array, "*batch n"]:
+        """``W e``, for ``n`` live measurements and ``d`` live dimensions, both of which may be traced."""
+        ...
+
+    def size(self, y: Float[Array, "n"], n: Any, d: Any) -> Float[Array, ""]:
+        """About ``||M||_F``, from the data: ``sqrt((1/n) <y, W y>)`` where nothing better is known. In units of M."""
+        ...
+
+    def noise_edge(self, sigma: Any, n: Any, d: Any) -> Any:
+        """About the largest eigenvalue of ``(1/n) sum (W e)_i A_i`` for white noise of deviation ``sigma``, in units of M."""
         ...
 
     def dof(self, rank: Any, d: Any = None) -> Any:
@@ -64,18 +98,14 @@ class Operator(Protocol):
         """
         ...
 
-    def scaled(self, factor: Any) -> Any:
-        """The operator with every measurement multiplied by ``factor``."""
-        ...
-
-    def gain(self, n: Any, d: Any) -> Float[Array, ""]:
-        """The g with ``E (1/n) sum <A_i, X>^2 = g^2 ||X||_F^2``, for ``n`` live measurements and ``d`` live dimensions."""
+    def canonical(self, factor: Float[Array, "*batch h k"], d: Any) -> Float[Array, "*batch h k"]:
+        """The factor without what the measurements cannot see of it (a translation, say); itself where they see it all."""
         ...
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class PackedOperator:
+class PackedOperator(OperatorDefaults):
     """Dense measurement matrices, stored as packed symmetric rows: half the memory of n x d x d, and faster.
 
     Attributes:
@@ -165,8 +195,22 @@ class PackedOperator:
         """Every measurement multiplied by ``factor``, a scalar or one number per measurement [n]."""
         return PackedOperator(self.rows * jnp.asarray(factor, self.rows.dtype)[..., None])
 
+    def whiten(self, residual: Float[Array, "*batch n"], n: Any, d: Any) -> Float[Array, "*batch n"]:
+        """Divided by the square of `gain`."""
+        gain = self.gain(n, d).astype(residual.dtype)
+        return residual / gain / gain
+
+    def size(self, y: Float[Array, "n"], n: Any, d: Any) -> Float[Array, ""]:
+        """Root mean square of y over `gain`."""
+        return root_mean_square(y, n) / self.gain(n, d).astype(y.dtype)
+
+    def noise_edge(self, sigma: Any, n: Any, d: Any) -> Any:
+        """``sigma sqrt(2 d / n)`` over `gain`."""
+        gain = self.gain(n, d)
+        return sigma * jnp.sqrt(jnp.asarray(2 * d / n, gain.dtype)) / gain
+
     def gain(self, n: Any, d: Any) -> Float[Array, ""]:
-        """Root mean square of the packed entries."""
+        """The g with ``E (1/n) sum <A_i, X>^2 = g^2 ||X||_F^2``: root mean square of the packed entries."""
         live = jnp.asarray(n, self.rows.dtype) * jnp.asarray(d * (d + 1) / 2, self.rows.dtype)
         largest = jnp.max(jnp.abs(self.rows))
         safe = jnp.where(largest > 0, largest, 1)

@@ -37,20 +37,20 @@ def unpacked_size(size: int) -> int:
 
 def svec(matrix: Float[Any, "*batch d d"]) -> Float[Any, "*batch D"]:
     """Packed vector of symmetric matrices; of an asymmetric one only the upper triangle is read. NumPy arrays stay NumPy's."""
-    rows, columns, scale, _ = _layout(matrix.shape[-1])
+    rows, columns, scale, _ = layout(matrix.shape[-1])
     return matrix[..., rows, columns] * scale.astype(matrix.dtype)
 
 
 def smat(packed: Float[Any, "*batch D"]) -> Float[Any, "*batch d d"]:
     """Symmetric matrices from packed vectors, the inverse of `svec`. NumPy arrays stay NumPy's."""
     d = unpacked_size(packed.shape[-1])
-    _, _, scale, place = _layout(d)
+    _, _, scale, place = layout(d)
     return (packed / scale.astype(packed.dtype))[..., place]
 
 
 @functools.cache
-def _layout(d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Row and column of every packed entry, its factor, and for every (i, j) where it is packed."""
+def layout(d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Row and column of every packed entry, its factor, and for every (i, j) where it is packed. NumPy arrays."""
     columns = np.repeat(np.arange(d), np.arange(1, d + 1))
     rows = np.arange(packed_size(d)) - columns * (columns + 1) // 2
     scale = np.where(rows == columns, 1.0, math.sqrt(2.0))

@@ -69,6 +69,8 @@ class Problem:
         if self.sharding is None:
             _check_finite("y", np.asarray(self.y))
             empty = not np.any(self.y)
+            if hasattr(self.operator, "check_data"):
+                self.operator.check_data(np.asarray(self.y), self.n)
         else:
             empty = _check_finite_there("y", self.y)["largest"] == 0
         if empty:

@@ -15,11 +15,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pruneft.pipeline import Method, OptimizerOrFactory, Pipeline
+from pruneft.sensing import answer as answers
 from pruneft.sensing import lane as lanes
+from pruneft.sensing.answer import Answer, make_answer
 from pruneft.sensing.column_pruning import ladder
-from pruneft.sensing.lane import Answer, Lane
+from pruneft.sensing.field import stored_of
+from pruneft.sensing.lane import Lane
+from pruneft.sensing.operator import cast
 from pruneft.sensing.recipe import PathRecipe
-from pruneft.sensing.selection import edge_penalties
+from pruneft.sensing.selection import edge_penalties, sure_gap
 from pruneft.status import Status
 
 
@@ -34,9 +38,9 @@ class Memory(NamedTuple):
     """The scan of this round, and what all rounds found.
 
     Attributes:
-      roots: [starts, d, q] eigen-parts of the trained factors, columns by falling norm.
+      roots: [starts, h, q] eigen-parts of the trained factors (and of other starts), columns by falling norm.
       rank: the rank that is scanned next.
-      previous: [d, q] the best fit of this round at the rank before.
+      previous: [h, q] the best fit of this round at the rank before.
       scores: [q] least score of every rank over all rounds, NaN where none.
       least: [q] least RSS of every rank over all rounds; ``fits``, ``agree``: [q] how many fits there were, and
         how many of them agree with it.
@@ -44,11 +48,12 @@ class Memory(NamedTuple):
       best: the answer, with its predicted relative error, how far the score of the second-best rank lies above its own
         (``gap``), and its status.
       rounds: how many were scanned.
+      descending: the scan is over, and the best fit without its weakest direction is tried at the rank below.
     """
 
-    roots: Float[Array, "starts d q"]
+    roots: Float[Array, "starts h q"]
     rank: Int[Array, ""]
-    previous: Float[Array, "d q"]
+    previous: Float[Array, "h q"]
     scores: Float[Array, "q"]
     least: Float[Array, "q"]
     fits: Int[Array, "q"]
@@ -60,6 +65,7 @@ class Memory(NamedTuple):
     gap: Float[Array, ""]
     status: Int[Array, ""]
     rounds: Int[Array, ""]
+    descending: Bool[Array, ""]
 
 
 def rank_path(
@@ -88,24 +94,41 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
 
     def empty_answer(lane: Lane) -> Answer:
         dtype = lane.y.dtype
-        return Answer(
-            factor=jnp.zeros((lane.operator.d, largest), dtype),
-            rank=jnp.zeros((), jnp.int32),
-            columns=jnp.zeros((), jnp.int32),
-            rss=jnp.sum(jnp.square(lane.y)),
-            trace=jnp.full((recipe.lm.max_steps + 1,), jnp.nan, dtype),
+        return make_answer(
+            jnp.zeros((lane.starts.shape[-2], largest), dtype),
+            jnp.zeros((), jnp.int32),
+            jnp.sum(jnp.square(lane.y)),
+            jnp.full((recipe.lm.max_steps + 1,), jnp.nan, dtype),
         )
 
     def fresh(lane: Lane, roots: Array) -> dict[str, Any]:
-        previous = jnp.zeros((lane.operator.d, largest), lane.y.dtype)
-        return {"roots": roots, "rank": jnp.ones((), jnp.int32), "previous": previous}
+        previous = jnp.zeros((lane.starts.shape[-2], largest), lane.y.dtype)
+        no = jnp.zeros((), jnp.bool_)
+        return {"roots": roots, "rank": jnp.ones((), jnp.int32), "previous": previous, "descending": no}
+
+    def others(lane: Lane, round_: Int[Array, ""]) -> list[Array]:
+        """Starts of the scan that were not trained: random ones, and those that the operator knows of."""
+        dtype, columns = lane.y.dtype, lane.starts.shape[-1]
+        found = []
+        if recipe.untrained:
+            place = jnp.minimum(round_, lane.starts.shape[0] - 1)
+            found.append(lane.starts[place, : recipe.untrained].astype(dtype))
+        if hasattr(lane.operator, "warm_starts"):
+            known = cast(lane.operator, dtype).warm_starts(lane.y * lane.unit, lane.n, lane.d, largest)
+            found.append(lanes.pad_columns(known.astype(dtype) / jnp.sqrt(lane.scale), columns))
+        return found
 
     def memory(lane: Lane) -> Memory:
         starts = lane.starts.shape[1]
+        if recipe.untrained:
+            starts += min(recipe.untrained, lane.starts.shape[1])
+        if hasattr(lane.operator, "warm_starts"):
+            shapes = jax.eval_shape(lane.operator.warm_starts, lane.y, lane.n, lane.d, largest)
+            starts += shapes.shape[0]
         dtype = lane.y.dtype
         none = Candidate(empty_answer(lane), jnp.asarray(jnp.inf, dtype))
         return Memory(
-            **fresh(lane, jnp.zeros((starts, lane.operator.d, largest), dtype)),
+            **fresh(lane, jnp.zeros((starts, lane.starts.shape[-2], largest), dtype)),
             scores=jnp.full((largest,), jnp.nan, dtype),
             least=jnp.full((largest,), jnp.inf, dtype),
             fits=jnp.zeros((largest,), jnp.int32),
@@ -119,9 +142,10 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
             rounds=jnp.zeros((), jnp.int32),
         )
 
-    def prune(lane: Lane, factor: Float[Array, "starts d k"], memory: Memory) -> tuple[Array, Memory, Array]:
+    def prune(lane: Lane, factor: Float[Array, "starts h k"], memory: Memory) -> tuple[Array, Memory, Array]:
         finite = lanes.finite(factor)
-        roots = jax.vmap(lambda u: lanes.canonical(u, merge=0.0)[0])(factor.astype(lane.y.dtype))
+        given = jnp.concatenate([factor.astype(lane.y.dtype), *others(lane, memory.rounds)])
+        roots = jax.vmap(lambda u: lanes.canonical(lane, u, merge=0.0)[0])(given)
         identifiable = scannable(lane, jnp.maximum(lane.rank, 1))
         worth = jnp.any(finite) & identifiable
         status = jnp.where(identifiable, memory.status, Status.NOT_IDENTIFIABLE).astype(jnp.int32)
@@ -142,21 +166,31 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
             live = jnp.arange(size, dtype=jnp.int32) < memory.rank
             cold = jnp.where(live, memory.roots[..., :size], 0)
             warm = grown(lane, memory.previous[:, :size], memory.rank)
-            result = lanes.fit(lane, jnp.concatenate([cold, warm[None]]), recipe.lm)
+            lower = jnp.where(live, memory.any.answer.factor[:, :size], 0)
+            starts = jnp.where(memory.descending, lower, jnp.concatenate([cold, warm[None]]))
+            result = lanes.fit(lane, starts, recipe.lm)
             errors = jnp.where(jnp.isfinite(result.rss), result.rss, jnp.inf)
             best = jnp.argmin(errors)
             fitted = jnp.where(jnp.isfinite(errors[best]), result.x[best].reshape(warm.shape), 0)
-            tidy, _ = lanes.canonical(fitted, merge=0.0)
+            tidy, _ = lanes.canonical(lane, fitted, merge=0.0)
             tidy = lanes.pad_columns(tidy, largest)
-            answer = Answer(tidy, memory.rank, jnp.zeros((), jnp.int32), errors[best], result.trace[best])
+            answer = make_answer(tidy, memory.rank, errors[best], result.trace[best])
+            answer = with_rival(lane, answer, result.x.reshape(-1, *warm.shape), errors)
             return advance(lane, compare(lane, memory, errors)._replace(previous=tidy), answer)
 
         return run
 
-    def grown(lane: Lane, previous: Float[Array, "d q"], rank: Int[Array, ""]) -> Float[Array, "d q"]:
+    def with_rival(lane: Lane, answer: Answer, factors: Float[Array, "starts h q"], errors: Array) -> Answer:
+        same = errors <= jnp.maximum((1 + recipe.agree) * answer.rss, recipe.exact * lane.n)
+        seen = lane.operator.canonical(jnp.where(jnp.isfinite(factors), factors, 0), lane.d)
+        apart = jnp.where(same, answers.distance(lane, answer.factor, seen), 0)
+        farthest = jnp.argmax(apart)
+        return answer._replace(rival=lanes.pad_columns(seen[farthest], largest), apart=apart[farthest])
+
+    def grown(lane: Lane, previous: Float[Array, "h q"], rank: Int[Array, ""]) -> Float[Array, "h q"]:
         values, vectors = jnp.linalg.eigh(-lanes.residual_matrix(lane, previous))
-        column = vectors[:, -1] * jnp.sqrt(jnp.maximum(values[-1], 1e-6))
-        return jnp.where(jnp.arange(previous.shape[-1], dtype=jnp.int32) == rank - 1, column[:, None], previous)
+        column = stored_of(vectors[:, -1:], lane.operator.field) * jnp.sqrt(jnp.maximum(values[-1], 1e-6))
+        return jnp.where(jnp.arange(previous.shape[-1], dtype=jnp.int32) == rank - 1, column, previous)
 
     def compare(lane: Lane, memory: Memory, errors: Float[Array, "starts"]) -> Memory:
         # Over the rounds: what agreed with the least RSS of earlier rounds counts on unless this round went below it.
@@ -173,9 +207,13 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
     def at(counts: Int[Array, "q"], answer: Answer) -> Int[Array, ""]:
         return jnp.where(answer.rank > 0, counts[jnp.maximum(answer.rank, 1) - 1], 0)
 
+    def rises(lane: Lane) -> Float[Array, "q"]:
+        ranks = degrees(lane, jnp.arange(1, largest + 1, dtype=jnp.int32))
+        return edge_penalties(lane.n, ranks, lane.operator.d, lane.operator.field)
+
     def advance(lane: Lane, memory: Memory, answer: Answer) -> Memory:
         p = degrees(lane, answer.rank)
-        penalties = edge_penalties(lane.n, lane.d, largest, lane.operator.d)
+        penalties = rises(lane)
         index = answer.rank - 1
         score = jnp.log(answer.rss / lane.n + 1e-9) + penalties[index]
         # With the rank given there is nothing to select: only that rank is a candidate.
@@ -202,12 +240,19 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
         # of bad fits say little about where the good one will be.
         poor = ~(expected(lane, memory.any) <= recipe.limit)
         near = ((memory.rank <= best + recipe.beyond) | poor) & ~exact
-        onward = scannable(lane, memory.rank) & (near | (lane.rank > 0))
+        onward = scannable(lane, memory.rank) & (near | (lane.rank > 0)) & ~memory.descending
+        # With a direction too many Levenberg-Marquardt converges slowly and stops short, at what looks like weak noise: the best
+        # fit goes down, too, until that makes it worse. A fit at rounding level has the right rank already.
+        top = memory.any.answer
+        stuck = (top.rank > 1) & (top.rss > rounding * lane.n) & jnp.isfinite(memory.any.score) & (lane.rank <= 0)
+        down = stuck & (~memory.descending | (top.rank == answer.rank))
         judged = judge(lane, memory._replace(rank=jnp.full_like(memory.rank, largest + 1)))
-        return jax.tree.map(lambda a, b: jnp.where(onward, a, b), memory, judged)
+        lower = memory._replace(rank=top.rank - 1, descending=jnp.ones((), jnp.bool_))
+        after = jax.tree.map(lambda a, b: jnp.where(down, a, b), lower, judged)
+        return jax.tree.map(lambda a, b: jnp.where(onward, a, b), memory, after)
 
     def expected(lane: Lane, candidate: Candidate) -> Float[Array, ""]:
-        error = lanes.expected_error(lane, candidate.answer)
+        error = answers.expected_error(lane, candidate.answer)
         # n = p + 1 leaves no degree of freedom for the formula; an exact fit there still predicts no error.
         exact = candidate.answer.rss <= recipe.exact * lane.n
         return jnp.where(jnp.isfinite(candidate.score), jnp.where(exact & ~jnp.isfinite(error), 0.0, error), jnp.inf)
@@ -222,9 +267,11 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
         rejected = ~(predicted <= recipe.limit) | (~exact & (at(memory.agree, answer) < 2))
         others = jnp.where(jnp.arange(largest, dtype=jnp.int32) == answer.rank - 1, jnp.inf, memory.scores)
         gap = jnp.nanmin(jnp.where(jnp.isnan(others), jnp.inf, others)) - chosen.score
-        weak = lanes.edge_ratio(lane, answer) < recipe.edge_ratio
-        uncertain = (lane.rank <= 0) & ~exact & ((gap < recipe.score_gap) | weak)
+        weak = answers.edge_ratio(lane, answer) < recipe.edge_ratio
+        sure = sure_gap(rises(lane), answer.rank, most=recipe.score_gap, share=recipe.gap_share)
+        uncertain = (lane.rank <= 0) & ~exact & ((gap < sure) | weak)
         verdict = jnp.where(rejected, Status.REJECTED, jnp.where(uncertain, Status.RANK_UNCERTAIN, Status.CONVERGED))
+        verdict = jnp.where(exact & (answer.apart > recipe.same), Status.NOT_UNIQUE, verdict)
         better = (predicted < memory.predicted) | ~rejected
         return memory._replace(
             best=jax.tree.map(lambda new, old: jnp.where(better, new, old), answer, memory.best),
@@ -240,13 +287,14 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
         exact = answer.rss <= recipe.exact * lane.n
         sure = exact | (lane.n >= recipe.safe_margin * degrees(lane, answer.rank)) | (lane.rank > 0)
         found = (memory.status == Status.CONVERGED) | (memory.status == Status.RANK_UNCERTAIN)
+        found |= memory.status == Status.NOT_UNIQUE  # no further start makes it unique
         # And what most starts found, but noise makes too uncertain to accept, no further round will make better.
         common = 2 * at(memory.agree, answer) > memory.rounds * (memory.roots.shape[0] + 1)
         hopeless = (memory.status == Status.REJECTED) & (memory.predicted <= recipe.settled) & common
         return (found & (sure | twice)) | (hopeless & twice)
 
     def report(lane: Lane, memory: Memory, answered: Array, steps: Array) -> dict[str, Array]:
-        values = lanes.report(lane, memory.best, memory.status, steps)
+        values = answers.report(lane, memory.best, memory.status, steps)
         return {
             **values,
             "predicted_error": memory.predicted,

@@ -17,17 +17,22 @@ from pruneft.prune import keep_share
 from pruneft.sensing import lane as lanes
 from pruneft.sensing import sharded, theory
 from pruneft.sensing.column_pruning import column_pruning
-from pruneft.sensing.data import prepare
+from pruneft.sensing.data import Data, prepare
+from pruneft.sensing.defaults import root_mean_square
+from pruneft.sensing.field import Field, factor_of, height, stored_of
 from pruneft.sensing.finetune import choose
+from pruneft.sensing.operator import PackedOperator, cast
+from pruneft.sensing.pair_graph import PairGraph
 from pruneft.sensing.problem import Problem
 from pruneft.sensing.rank_path import rank_path
 from pruneft.sensing.recipe import PathRecipe, PruneRecipe, schedule
 from pruneft.sensing.result import Recovery
-from pruneft.status import Status
+from pruneft.status import Status, is_ok
 from pruneft.trial import Trial, run
 
 Recipe = PruneRecipe | PathRecipe
 _Call = TypeVar("_Call", bound=Callable[..., Recovery])
+_SAME = 1e-6  # fits that lie closer (relative) are the same; distances below 1e-8 are rounding
 _HISTORY_STEPS = 25  # training steps between two entries of the history
 
 
@@ -58,7 +63,7 @@ def recover(
     finetune: FirstOrder | Literal["auto"] | None = None,
     recipe: Recipe | None = None,
 ) -> Recovery:
-    """Recover a symmetric positive semidefinite low-rank M from linear measurements ``y_i = <A_i, M> + noise``.
+    """Recover a symmetric (Hermitian) positive semidefinite low-rank M from linear measurements ``y_i = <A_i, M> + noise``.
 
     Scale-equivariant: multiplying y by c > 0 multiplies M̂ by c, with no constant to retune.
 
@@ -73,8 +78,9 @@ def recover(
         use it; ``prune`` stops at the first attempt that explains the data to within it, and otherwise compares fits at
         a grid of thresholds.
       weights: [n] non-negative; measurement i counts ``weights[i]`` times (1/variance for noise of unequal size; sigma
-        is then that of weight 1). Of a padded problem with or without the padding.
-      init: [d, k] factor to start the first attempt from, in units of the answer; random if not given.
+        is then that of weight 1). Of a padded problem with or without the padding. Structured operators (those that are not a
+        `PackedOperator`) use them in fine-tuning and selection, not in training.
+      init: [d, k] factor to start the first attempt from, in units of the answer; random if not given. Complex where M is.
       method: ``"path"``, a short anneal with a scan over ranks and the edge rule (ours, needs neither rank nor noise
         level), or ``"prune"``, training to the end and pruning by column norm (the published method with our recipe).
       lam, beta: last penalty weight and smoothing, for data normalised to mean y² = 1; the recipe's if not given.
@@ -103,7 +109,7 @@ def recover(
     """
     d = problem.operator.d
     k = d if k is None else k
-    recipe = _recipe(method, recipe)
+    recipe = _recipe(method, recipe, problem.operator)
     _check(method=method, d=d, k=k, rank=rank, sigma=sigma, lam=lam, beta=beta, finetune=finetune)
     placed, data = problem.sharding, prepare(problem, weights, dtype)
     operator, y, n = data.operator, data.y, data.n
@@ -111,41 +117,50 @@ def recover(
         finetune = _choose_finetune(method, operator, n, rank)
 
     noise_known = sigma is not None
-    sigma = None if sigma is None else sigma / data.y_unit
-    relative_noise = sigma / _unit(y, placed, n) if sigma else 0.0
+    sigma = None if sigma is None else sigma / (data.y_unit * math.sqrt(data.typical))
     attempts, starts = _starts(recipe, noise_known)
+    tall = height(d, operator.field)
     begin = lanes.draw_starts(
         jax.random.key(seed),
         attempts,
         starts,
-        d,
+        tall,
         k,
-        live_d=d,
+        live_d=tall,
         live_k=k,
         norm=recipe.anneal.start_norm,
         dtype=jnp.float32,
     )
     make = lanes.make_lane if placed is None else functools.partial(sharded.split_lane, sharding=placed)
-    penalty = _penalty(recipe, noise_known, lam, beta, theory.noise_edge(n, d, relative_noise))
-    lane = make(operator, y, begin, penalty, n=n, sigma=sigma, rank=0 if rank is None else rank)
+    penalty = _penalty(recipe, noise_known, lam, beta, _edge(data, placed, sigma))
+    root = None if data.root is None else jnp.asarray(data.root, y.dtype)
+    lane = make(operator, y, begin, penalty, n=n, sigma=sigma, rank=0 if rank is None else rank, root=root)
     if init is not None:
-        begin = begin.at[0, 0].set(_normalised_init(init, (d, k), float(lane.scale) * data.y_unit / data.a_unit))
+        scale = float(lane.scale) * data.y_unit / data.a_unit
+        begin = begin.at[0, 0].set(_normalised_init(init, (d, k), scale, operator.field))
         lane = lane._replace(starts=begin if placed is None else sharded.everywhere(begin, placed))
 
     trial = _trial(method, recipe, noise_known, k, d, optimizer, finetune)
-    history = _History(recipe)
+    history = _History(recipe, operator.field)
     state: PipelineState = run(trial, lane, segment_steps=_HISTORY_STEPS, record=history)
     report = {name: value.item() for name, value in jax.block_until_ready(jax.jit(trial.report)(lane, state)).items()}
     answer = state.memory.best
     found = int(answer.rank)
     scale, unit = float(lane.scale), data.y_unit / data.a_unit
-    root = math.sqrt(scale) * math.sqrt(unit)
+    length = math.sqrt(scale) * math.sqrt(unit)
+    factor = factor_of(_times(np.asarray(answer.factor)[:, :found], length), operator.field)
+    rival, apart = None, report["apart"]
+    if apart > _SAME:
+        rival = factor_of(_times(np.asarray(answer.rival)[:, :found], length), operator.field)
+    status, (rival, apart) = Status(report["status"]), _another(problem.operator, factor, rival, apart)
+    if is_ok(status) and report["residual"] ** 2 <= PathRecipe().exact and apart > PathRecipe().same:
+        status = Status.NOT_UNIQUE
     trace = np.asarray(answer.trace, np.float64)
     return Recovery(
-        U=_times(np.asarray(answer.factor)[:, :found], root),
-        status=Status(report["status"]),
+        U=factor,
+        status=status,
         residual=report["residual"],
-        sigma_estimate=report["sigma_estimate"] * data.y_unit,
+        sigma_estimate=report["sigma_estimate"] * data.y_unit * math.sqrt(data.typical),
         predicted_error=report["predicted_error"],
         columns=report["columns"],
         steps=report["steps"],
@@ -157,10 +172,25 @@ def recover(
         agreeing=report.get("agreeing", 0),
         score_gap=report.get("score_gap", math.nan),
         edge_ratio=report["edge_ratio"],
+        apart=apart,
+        rival=rival,
         prunability_gap=history.prunability_gap(),
         growth_threshold=_growth(penalty) * scale * unit,
-        history=history.arrays(root) | {"finetune": np.sqrt(trace[np.isfinite(trace)] / n)},
+        history=history.arrays(length) | {"finetune": np.sqrt(trace[np.isfinite(trace)] / n)},
     )
+
+
+def _another(
+    operator: Any, factor: np.ndarray, rival: np.ndarray | None, apart: float
+) -> tuple[np.ndarray | None, float]:
+    """Another answer that fits as well, and its relative distance: the one that was met, or one that the graph of pairs shows."""
+    if rival is not None or not factor.size or not hasattr(operator, "pairs"):
+        return rival, apart
+    other = PairGraph.of(np.asarray(operator.pairs()), operator.d, operator.pair_kind).turned(factor)
+    if other is None:
+        return None, apart
+    matrix = factor @ factor.T
+    return other, float(np.linalg.norm(matrix - other @ other.T) / np.linalg.norm(matrix))
 
 
 def _times(factor: np.ndarray, unit: float) -> np.ndarray:
@@ -179,12 +209,15 @@ def _growth(penalty: Penalty) -> float:
     return thresholds.pop() if len(thresholds) == 1 else math.nan
 
 
-def _recipe(method: str, recipe: Recipe | None) -> Recipe:
+def _recipe(method: str, recipe: Recipe | None, operator: Any) -> Recipe:
     kinds: dict[str, type] = {"path": PathRecipe, "prune": PruneRecipe}
     if method not in kinds:
         raise ValueError(f"method must be 'path' or 'prune': got {method!r}.")
     if recipe is None:
-        return PathRecipe() if method == "path" else PruneRecipe()
+        if method == "prune":
+            return PruneRecipe()
+        own: PathRecipe = getattr(operator, "path_recipe", PathRecipe())
+        return own
     if not isinstance(recipe, kinds[method]):
         raise ValueError(f"method {method!r} takes a {kinds[method].__name__}: got a {type(recipe).__name__}.")
     return recipe
@@ -231,12 +264,17 @@ def _check(
         )
 
 
-def _unit(y: jax.Array, placed: Any, n: int) -> float:
+def _edge(data: Data, placed: Any, sigma: float | None) -> float:
+    """The noise edge over the size of M; 0 where the noise is not known."""
+    if not sigma:
+        return 0.0
+    operator, d = data.operator, data.operator.d
     if placed is not None:
-        return sharded.root_mean_square(y, n)
-    host = np.asarray(y, np.float64)
-    largest = np.max(np.abs(host))
-    return float(largest * np.sqrt(np.sum(np.square(host / largest)) / n))
+        return theory.noise_edge(data.n, d, sigma / sharded.root_mean_square(data.y, data.n))
+    if isinstance(operator, PackedOperator):
+        return theory.noise_edge(data.n, d, sigma / float(root_mean_square(data.y, data.n)))
+    whole = cast(operator, data.y.dtype)
+    return float(whole.noise_edge(sigma, data.n, d) / whole.size(data.y, data.n, d))
 
 
 def _starts(recipe: Recipe, noise_known: bool) -> tuple[int, int]:
@@ -258,15 +296,18 @@ def _penalty(recipe: Recipe, noise_known: bool, lam: float | None, beta: float |
     return Penalty(*(jnp.asarray(values, jnp.float32).reshape(-1, 1, 1) for values in zip(*ends, strict=True)))
 
 
-def _normalised_init(init: Any, shape: tuple[int, int], scale: float) -> jax.Array:
-    array = np.asarray(init, np.float64)
+def _normalised_init(init: Any, shape: tuple[int, int], scale: float, field: Field) -> jax.Array:
+    given = np.asarray(init)
+    if np.iscomplexobj(given) and field == "real":
+        raise ValueError("init must be real: these measurements are of a real matrix. Pass init.real if that is meant.")
+    array = given.astype(np.float64 if field == "real" else np.complex128)
     if array.shape != shape:
         raise ValueError(
             f"init must be a factor of shape [d, k] = {list(shape)}: got {list(array.shape)}. Pass k={array.shape[-1:]} if that is meant."
         )
     if not np.all(np.isfinite(array)):
         raise ValueError("init must be finite.")
-    return jnp.asarray(array / math.sqrt(scale), jnp.float32)
+    return jnp.asarray(stored_of(array / math.sqrt(scale), field), jnp.float32)
 
 
 @functools.lru_cache(maxsize=32)
@@ -294,7 +335,8 @@ def _not_drawn(key: Any, inputs: Any) -> Any:
 class _History:
     """Collects what a Recovery keeps of the way; called between segments."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, field: Field) -> None:
+        self._field: Field = field
         share = recipe.share if isinstance(recipe, PruneRecipe) else PruneRecipe().share
         self._look = _snapshot(share)
         self._rows: list[dict[str, np.ndarray]] = []
@@ -313,7 +355,7 @@ class _History:
         """Of the trained factor that was seen last; relative, so in no unit. NaN if it was not finite."""
         if self._trained is None or not np.all(np.isfinite(self._trained)):
             return math.nan
-        trained = self._trained.astype(np.float64)
+        trained = factor_of(self._trained.astype(np.float64), self._field)
         least = float(np.sum(np.linalg.svd(trained, compute_uv=False)))
         return float(np.sum(np.linalg.norm(trained, axis=0)) / least - 1) if least > 0 else 0.0
 

@@ -6,13 +6,13 @@ import dataclasses
 import json
 import math
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pruneft.files import save_arrays
 from pruneft.status import Status, is_ok, message
 
 _FORMAT = 2
@@ -32,6 +32,7 @@ _SCALARS = (
     "agreeing",
     "score_gap",
     "edge_ratio",
+    "apart",
     "prunability_gap",
     "growth_threshold",
 )
@@ -39,10 +40,11 @@ _SCALARS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Recovery:
-    """A recovered matrix ``M̂ = U Uᵀ``.
+    """A recovered matrix ``M̂ = U Uᴴ``.
 
     Attributes:
-      U: [d, rank], canonical: orthogonal columns ``sqrt(l_i) v_i`` by falling norm. In units of sqrt(y / A).
+      U: [d, rank], canonical: orthogonal columns ``sqrt(l_i) v_i`` by falling norm. In units of sqrt(y / A). Complex where
+        M is.
       status: how it ended; ``ok`` and ``message`` follow from it.
       residual: relative, ``||A(M̂) - y|| / ||y||``; of the means, where measurements were repeated.
       sigma_estimate: noise standard deviation ``sqrt(RSS / (n - dof))`` in units of y; NaN where n <= dof.
@@ -56,6 +58,8 @@ class Recovery:
       method, dtype: what computed it.
       devices: how many devices the measurements were split over; 1 where they were not.
       rank_given: the rank was asked for, not found.
+      rival, apart: of the fits that explain the data as well the one that differs most, [d, rank] in units of U, and its relative
+        distance in Frobenius norm; None and 0 where nothing differs, or nothing was compared. Method ``path``.
       fits, agreeing: fits at this rank, from every start and from the rank below, and how many of them agree with the best in
         their residual. Method ``path``; else 0.
       score_gap: how far the score of the second-best rank lies above that of this one. Method ``path``; else NaN.
@@ -83,6 +87,8 @@ class Recovery:
     edge_ratio: float = math.nan
     prunability_gap: float = math.nan
     growth_threshold: float = math.nan
+    apart: float = 0.0
+    rival: np.ndarray | None = field(default=None, repr=False)
     history: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
@@ -103,13 +109,18 @@ class Recovery:
     @property
     def eigenvalues(self) -> np.ndarray:
         """[rank] nonzero eigenvalues of M̂, falling."""
-        return np.sum(np.square(self.U.astype(np.float64)), axis=0)  # squares may be beyond float32
+        wide = self._wide
+        return np.sum(np.square(wide.real) + np.square(wide.imag), axis=0)
 
     @property
     def matrix(self) -> np.ndarray:
-        """[d, d], M̂, in float64."""
-        wide = self.U.astype(np.float64)
-        return wide @ wide.T
+        """[d, d], M̂, in float64 (complex128)."""
+        wide = self._wide
+        return wide @ wide.conj().T
+
+    @property
+    def _wide(self) -> np.ndarray:
+        return self.U.astype(np.complex128 if np.iscomplexobj(self.U) else np.float64)  # squares may be beyond float32
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write an .npz file: array ``U`` [d, rank], ``eigenvalues``, the scalars and the histories. Whole or not at all.
@@ -117,29 +128,12 @@ class Recovery:
         Raises:
           OSError: the file cannot be written; whatever stood there before is untouched.
         """
-        target = Path(path)
-        if target.suffix != ".npz":
-            target = target.with_name(target.name + ".npz")
         scalars = {name: getattr(self, name) for name in _SCALARS} | {"format": _FORMAT, "status": int(self.status)}
         arrays = {f"history_{name}": values for name, values in self.history.items()}
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(
-                    file,
-                    allow_pickle=False,
-                    U=self.U,
-                    eigenvalues=self.eigenvalues,
-                    scalars=np.array(json.dumps(scalars)),
-                    **arrays,
-                )
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        return target
+        if self.rival is not None:
+            arrays["rival"] = self.rival
+        arrays |= {"U": self.U, "eigenvalues": self.eigenvalues, "scalars": np.array(json.dumps(scalars))}
+        return save_arrays(path, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recovery:
@@ -166,12 +160,14 @@ class Recovery:
         history = {
             name.removeprefix("history_"): values for name, values in arrays.items() if name.startswith("history_")
         }
-        return cls(U=arrays["U"], history=history, **scalars)
+        return cls(U=arrays["U"], rival=arrays.get("rival"), history=history, **scalars)
 
     def summary(self) -> dict[str, Any]:
         """Everything but the arrays of size d and the histories, as JSON-able values; what is not finite is None."""
         values = {
-            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("U", "history", "status")
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.name not in ("U", "rival", "history", "status")
         }
         clean = {name: (None if isinstance(v, float) and not np.isfinite(v) else v) for name, v in values.items()}
         return {
@@ -182,9 +178,3 @@ class Recovery:
             "eigenvalues": [float(v) for v in self.eigenvalues],
             **clean,
         }
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pruneft.sensing.field import Field, height, stored_of
+
 
 class Curvature(NamedTuple):
     """Ends of a spectrum.
@@ -30,20 +32,40 @@ class Curvature(NamedTuple):
 
 
 def gauge_basis(factor: np.ndarray) -> np.ndarray:
-    """Orthonormal basis of the directions ``U S``, S antisymmetric, in which U Uᵀ does not change to first order.
+    """Orthonormal basis of the directions ``U S``, S antisymmetric (antihermitian), in which U Uᴴ does not change to first order.
 
     Args:
-      factor: U [d, r], of full column rank.
+      factor: U [d, r], of full column rank; real or complex.
 
     Returns:
-      [d r, r(r-1)/2], vectors flattened as ``U.ravel()`` is.
+      [h r, r(r-1)/2], or [h r, r²] where U is complex: vectors flattened as the stored factor is (`pruneft.sensing.field`), h = d
+      or 2d.
     """
     d, r = factor.shape
     pairs = [(i, j) for i in range(r) for j in range(i)]
-    basis = np.zeros((d, r, len(pairs)))
-    for place, (i, j) in enumerate(pairs):
-        basis[:, j, place], basis[:, i, place] = factor[:, i], -factor[:, j]
-    return np.linalg.qr(basis.reshape(d * r, -1))[0] if pairs else basis.reshape(d * r, 0)
+    kind: Field = "complex" if np.iscomplexobj(factor) else "real"
+    turns = []
+    for i, j in pairs:
+        turn = np.zeros((d, r), factor.dtype)
+        turn[:, j], turn[:, i] = factor[:, i], -factor[:, j]
+        turns.append(turn)
+    if kind == "complex":
+        for i, j in [*pairs, *((i, i) for i in range(r))]:
+            turn = np.zeros((d, r), factor.dtype)
+            turn[:, j], turn[:, i] = 1j * factor[:, i], 1j * factor[:, j]
+            turns.append(turn)
+    stored = [stored_of(turn, kind).ravel() for turn in turns]
+    tall = height(d, kind) * r
+    return np.linalg.qr(np.stack(stored, axis=1))[0] if stored else np.zeros((tall, 0))
+
+
+def stored_matrix(matrix: np.ndarray) -> np.ndarray:
+    """The real matrix that acts on stored factors as a Hermitian one acts on factors; a real matrix itself."""
+    if not np.iscomplexobj(matrix):
+        return matrix
+    d = len(matrix)
+    pairs = np.array([[matrix.real, -matrix.imag], [matrix.imag, matrix.real]])
+    return pairs.transpose(2, 0, 3, 1).reshape(2 * d, 2 * d)
 
 
 def dense_curvature(hessian: np.ndarray, deflate: np.ndarray | None = None) -> Curvature:

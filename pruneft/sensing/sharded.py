@@ -229,8 +229,12 @@ def split_lane(
     n: int,
     sigma: float | None,
     rank: int,
+    root: Any = None,
 ) -> lanes.Lane:
-    """`pruneft.sensing.lane.make_lane` on split data: rows and y stay where they are, the rest is on every device."""
+    """`pruneft.sensing.lane.make_lane` on split data: rows and y stay where they are, the rest is on every device.
+
+    ``root`` is None: weights of split measurements are multiplied into their rows.
+    """
     host = functools.partial(jax.tree.map, np.asarray)
     noise = np.asarray(np.nan if sigma is None else sigma, y.dtype)
     arguments = (operator, y, host(starts), host(penalty), np.asarray(n, np.int32), noise, np.asarray(rank, np.int32))

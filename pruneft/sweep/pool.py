@@ -243,7 +243,7 @@ def environment() -> dict[str, str]:
         "jax_threefry_partitionable",
         "jax_disable_most_optimizations",
     ):
-        value = getattr(config, name, None)
+        value = getattr(config, name) if hasattr(config, name) else config.read(name)  # some have no attribute
         if value is not None:
             settings[name.upper()] = str(int(value)) if isinstance(value, bool) else str(value)
     return settings

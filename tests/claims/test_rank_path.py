@@ -117,7 +117,7 @@ def test_the_error_is_that_of_the_fit_that_knows_rank_and_start(noisy):
 def test_with_the_residual_alone_to_choose_by_rank_and_error_are_lost(monkeypatch):
     """The broken twin: no penalty on rank, so that the least residual wins, which is a rank too high wherever n allows one."""
     module = importlib.import_module("pruneft.sensing.rank_path")  # the package has a function of that name
-    monkeypatch.setattr(module, "edge_penalties", lambda n, d, largest, width: jnp.zeros(largest, n.dtype))
+    monkeypatch.setattr(module, "edge_penalties", lambda n, dof, width, field: jnp.zeros_like(dof))
     # A recipe of its own, so that no program compiled with the penalty is found again.
     rows = rows_of(
         [{**_STRONG, "r": 2, "sigma": 1e-2, "n_per_dof": 2.0}], 2 * _SEEDS, experiment(path=PathRecipe(beyond=2))

@@ -83,7 +83,9 @@ def process(cache, tmp_path):
             **os.environ,
             "XDG_CACHE_HOME": str(cache),
             "JAX_PLATFORMS": "cpu",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": str(
+                int(jax.config.read("jax_disable_most_optimizations"))
+            ),  # the same numbers
             "PYTHONPATH": root,
             **settings.pop("env", {}),
         }

@@ -64,7 +64,7 @@ def _wait_for_rows(running, count=1):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.claims)])
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_ends_as_if_undisturbed(
     command, refused, process, processes
 ):
@@ -153,6 +153,7 @@ def test_a_run_in_a_directory_that_may_not_be_written_is_one_line(process, tmp_p
     assert err.count("\n") == 1
 
 
+@pytest.mark.claims
 def test_a_command_that_computes_keeps_to_one_thread_and_a_users_settings_stay(process):
     shown = (
         "import os, json, sys; from pruneft.cli import main; code = main();"

@@ -52,41 +52,62 @@ def test_the_line_is_where_the_growth_threshold_meets_the_weakest_eigenvalue():
         np.testing.assert_allclose(theory.growth_threshold(lam, beta), weakest_eigenvalue(cell), rtol=1e-12)
 
 
+# Two smoothings, weights on both sides of the line and one far below it, on problems of d = 5, r = 1.
+CELLS = [
+    LAMBDA_BETA.resolve({**SMALL, "beta": beta, "lam": share * 2 * beta**0.5})
+    for beta in (1e-3, 1e-1)
+    for share in (0.5, 2.0)
+]
+
+
 @functools.cache
-def _rows():
-    """Two smoothings, weights on both sides of the line and one far below it, two seeds, on problems of d = 5, r = 1."""
-    weights = {beta: 2 * beta**0.5 for beta in (1e-3, 1e-1)}
-    cells = [
-        LAMBDA_BETA.resolve({**SMALL, "beta": beta, "lam": share * weight})
-        for beta, weight in weights.items()
-        for share in (0.5, 2.0)
-    ]
-    bucket = Bucket(sizes=tuple(LAMBDA_BETA.sizes(cells[0]).items()), static=(("method", "prune"),))
-    task = Task(bucket=bucket, trials=tuple((cell, seed) for cell in cells for seed in range(2)))
+def _run():
+    """The cells with two seeds each."""
+    bucket = Bucket(sizes=tuple(LAMBDA_BETA.sizes(CELLS[0]).items()), static=(("method", "prune"),))
+    task = Task(bucket=bucket, trials=tuple((cell, seed) for cell in CELLS for seed in range(2)))
     rows = []
     run_tasks(LAMBDA_BETA, [task], Settings(lanes=8), lambda found, _: rows.extend(found), lambda: False)
     return [{**row.cell, "seed": row.seed, **row.report} for row in rows]
 
 
+def _made():
+    """What a run that goes by the line would report, as far as a map looks at it."""
+    below = [cell["lam"] < 2 * cell["beta"] ** 0.5 for cell in CELLS]
+    return [
+        {**cell, "seed": seed, "columns_exact": good, "success": good}
+        for cell, good in zip(CELLS, below, strict=True)
+        for seed in range(2)
+    ]
+
+
+def _figures(rows):
+    return [
+        (panel.title, panel.row, panel.x, panel.curves, [(cell.successes, cell.trials) for cell in panel.cells])
+        for panel in panels(rows)
+    ]
+
+
+@pytest.mark.claims
 def test_no_column_grows_above_the_line_and_exactly_r_do_below_it():
-    for row in _rows():
+    for row in _run():
         share = row["lam"] / (2 * row["beta"] ** 0.5)
         assert row["steps"] == FIXED.attempts[0]
         assert bool(row["columns_exact"]) == (share < 1), (share, row["columns"])
         assert bool(row["success"]) == (share < 1)
+    assert _figures(_run()) == _figures(_made())  # so the maps of made rows below are those of a run
 
 
 def test_the_map_shows_both_rates_and_the_line(tmp_path):
-    figure = draw(_rows())
+    figure = draw(_made())
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
     assert titles == ["r columns left", "recovered"]
     save(figure, tmp_path / "map.png")
     assert (tmp_path / "map.png").stat().st_size > 10_000
-    assert [panel.title for panel in panels(_rows())] == titles
+    assert [panel.title for panel in panels(_made())] == titles
 
 
 def test_settings_get_panels_of_their_own_with_lines_of_their_own():
-    rows = [{**row, "kappa": kappa, "r": 2} for row in _rows() for kappa in (1.0, 4.0)]
+    rows = [{**row, "kappa": kappa, "r": 2} for row in _made() for kappa in (1.0, 4.0)]
     made = panels(rows)
     assert [panel.title for panel in made[::2]] == [f"r columns left, kappa = {kappa}" for kappa in (1, 4)]
     equal, skewed = (panel.curves[0].values[0.1] for panel in made[::2])
@@ -95,6 +116,6 @@ def test_settings_get_panels_of_their_own_with_lines_of_their_own():
 
 def test_cells_without_a_weight_are_refused_with_what_to_do():
     with pytest.raises(ValueError, match="sweep with --lam and --beta"):
-        draw([{**_rows()[0], "lam": None}])
+        draw([{**_made()[0], "lam": None}])
     with pytest.raises(ValueError, match="no finished trial"):
         draw([])

@@ -108,7 +108,7 @@ def _run(method, padded):
     return [row.report for row in sorted(rows, key=lambda row: row.seed)]
 
 
-@pytest.mark.parametrize("method", ["prune", "path"])
+@pytest.mark.parametrize("method", [pytest.param("prune", marks=pytest.mark.claims), "path"])
 def test_a_padded_trial_equals_its_unpadded_twin(method):
     for plain, padded in zip(_run(method, False), _run(method, True)):
         assert {name: padded[name] for name in KEYS} == {name: plain[name] for name in KEYS}
@@ -117,6 +117,7 @@ def test_a_padded_trial_equals_its_unpadded_twin(method):
             np.testing.assert_allclose(padded[name], plain[name], rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.claims
 def test_methods_are_judged_on_the_same_instances():
     for prune, path in zip(_run("prune", False), _run("path", False)):
         np.testing.assert_allclose(prune["oracle_error"], path["oracle_error"], rtol=1e-12)
@@ -130,6 +131,8 @@ def test_oracle_error_is_that_of_the_theory():
     np.testing.assert_allclose([row["oracle_error"] for row in _run("path", False)], expected, rtol=1e-6)
 
 
+@pytest.mark.claims
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_small_sweep_recovers_in_both_precisions(tmp_path, dtype):
     grid = make_grid(EXPERIMENT, {"d": 8, "r": 1, "n": (4, 30)}, seeds=2)
     assert sweep(EXPERIMENT, grid, tmp_path, dtype=dtype).new == 4

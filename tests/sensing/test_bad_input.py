@@ -57,7 +57,15 @@ def test_sound_data_have_no_complaints():
     assert result.prunability_gap > -1e-6
 
 
-@pytest.mark.parametrize(("of_y", "of_a"), [(1e300, 1.0), (1e-300, 1.0), (1.0, 1e200), (1e30, 1e-30)])
+@pytest.mark.parametrize(
+    ("of_y", "of_a"),
+    [
+        pytest.param(1e300, 1.0, marks=pytest.mark.claims),
+        pytest.param(1e-300, 1.0, marks=pytest.mark.claims),
+        (1.0, 1e200),
+        (1e30, 1e-30),
+    ],
+)
 def test_units_beyond_float32_are_brought_within_its_reach(of_y, of_a):
     rows, y, truth = _drawn()
     result, found = _solve(of_a * rows, of_y * y, dtype="float32")
@@ -136,6 +144,7 @@ def test_merged_data_are_weighted_means_and_know_where_they_came_from():
     np.testing.assert_allclose(np.asarray(data.operator.rows)[0], 2 * rows[0])
 
 
+@pytest.mark.claims
 def test_gross_errors_are_found_and_named_and_without_them_the_answer_is_better():
     rows, y, truth = _drawn()
     wrong = np.array(y)
@@ -175,7 +184,8 @@ def test_an_operator_of_ones_own_is_certified_through_its_methods():
         """Everything but the rows."""
 
         def __init__(self, inner):
-            for name in ("n", "d", "dtype", "apply", "adjoint", "jacobian", "linearised", "dof", "scaled", "gain"):
+            parts = "n d dtype field apply adjoint image pull jacobian linearised whiten size noise_edge dof canonical"
+            for name in parts.split():
                 setattr(self, name, getattr(inner, name))
 
     rows, y, _ = _drawn()
@@ -183,5 +193,5 @@ def test_an_operator_of_ones_own_is_certified_through_its_methods():
     result, expected = _sound()
     found = certify(Problem(Own(cast(PackedOperator(jnp.asarray(rows)), "float64")), y), result, recipe=RECIPE)
     np.testing.assert_allclose(found.error_interval, expected.error_interval, rtol=1e-7)
-    np.testing.assert_allclose(found.eigenvalue_test, expected.eigenvalue_test, rtol=1e-7)
+    assert np.isnan(found.eigenvalue_test)  # its law is that of Gaussian measurements, which these need not be
     assert found.verdict is Verdict.ACCEPT

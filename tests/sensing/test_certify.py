@@ -97,6 +97,22 @@ def test_predicted_error_is_that_of_least_squares_on_the_tangent_space():
     np.testing.assert_allclose(found.error, expected, rtol=1e-6)
     np.testing.assert_allclose(found.relative_error, expected / np.linalg.norm(U @ U.T), rtol=1e-6)
     assert found.error_interval[0] < found.error < found.error_interval[1]
+    by_row = np.einsum("pij,pq,qij->i", change.reshape(-1, D, D), covariance, change.reshape(-1, D, D))
+    sizes = np.linalg.norm(U @ U.T, axis=1)
+    np.testing.assert_allclose(found.row_errors, found.sigma * np.sqrt(by_row) / sizes, rtol=1e-6)
+
+
+def test_rows_that_the_noise_hides_are_named_although_the_matrix_is_accepted():
+    drawn, shares = _drawn(), np.array([1, 1, 1, 0.01, 1, 1, 1, 0.01])
+    factor = shares[:, None] * np.asarray(drawn.factor)[:, :R]
+    noise = np.asarray(drawn.y - drawn.operator.apply(drawn.truth))
+    y = np.asarray(drawn.operator.apply(jnp.asarray(factor @ factor.T))) + noise
+    found = certify(Problem(drawn.operator, y), _fitted(drawn.operator.rows, y, factor))
+    assert found.verdict is Verdict.ACCEPT
+    assert [row for row, share in enumerate(found.row_errors) if share > 0.5] == [3, 7]
+    assert "2 of the 8 rows" in _said(found)
+    assert "hardly known: 3, 7" in _said(found)
+    assert "hardly known" not in _said(_case()[2])
 
 
 def test_residual_tests_are_their_definitions():
@@ -188,7 +204,7 @@ def test_what_the_run_knows_is_taken_over():
     [
         ({"agreeing": 1}, PathRecipe(), Verdict.REJECT, "Only 1 of 5 fits reaches the least residual"),
         ({}, PathRecipe(limit=1e-3), Verdict.REJECT, "above the limit of 0.001"),
-        ({"score_gap": 0.1}, PathRecipe(), Verdict.RANK_UNCERTAIN, "lies only 0.1 above that of rank 2 (limit 0.2)"),
+        ({"score_gap": 0.1}, PathRecipe(), Verdict.RANK_UNCERTAIN, "lies only 0.1 above that of rank 2 (limit 0.15)"),
         ({}, PathRecipe(edge_ratio=1e4), Verdict.RANK_UNCERTAIN, "times the noise edge (limit 10000)"),
         ({"score_gap": 0.1, "rank_given": True}, PathRecipe(), Verdict.ACCEPT, "5 of 5 fits agree"),
         ({"status": Status.BUDGET_SPENT, "fits": 0}, PathRecipe(), Verdict.REJECT, "The run ended with: step budget spent"),

@@ -9,6 +9,7 @@ import pytest
 from pruneft.optim import LMConfig
 from pruneft.pipeline import Penalty
 from pruneft.sensing import PackedOperator, draw_instance
+from pruneft.sensing import answer as answers
 from pruneft.sensing import lane as lanes
 from pruneft.sensing.operator import Gram
 
@@ -139,7 +140,7 @@ def test_residual_sum_of_squares_and_residual_matrix_belong_together():
     np.testing.assert_allclose(lanes.rss(lane, factor), np.sum(np.asarray(RESIDUAL(lane, FACTORS))[0] ** 2), rtol=1e-12)
 
 
-CANONICAL = jax.jit(lanes.canonical, static_argnames="merge")
+CANONICAL = functools.partial(jax.jit(lanes.canonical, static_argnames="merge"), _lane(WIDE))
 
 
 def test_canonical_form_keeps_the_matrix_and_has_orthogonal_columns_by_falling_norm(dtype, tolerance):
@@ -241,20 +242,16 @@ def test_finite_looks_at_every_start():
 
 
 def _answer(rank, rss):
-    return lanes.Answer(
-        factor=jnp.zeros((D, K)),
-        rank=jnp.asarray(rank, jnp.int32),
-        columns=jnp.asarray(0, jnp.int32),
-        rss=jnp.asarray(rss),
-        trace=jnp.full((2,), jnp.nan),
+    return answers.make_answer(
+        jnp.zeros((D, K)), jnp.asarray(rank, jnp.int32), jnp.asarray(rss), jnp.full((2,), jnp.nan)
     )
 
 
 def test_noise_is_estimated_from_what_is_left_over_and_nan_if_nothing_is():
     lane = _lane(WIDE, by_y=10.0)
     # n - dof = 14 - 7 at rank 2 of a 4 x 4 matrix.
-    np.testing.assert_allclose(lanes.sigma_estimate(lane, _answer(2, 0.7)), float(lane.unit) * 0.1**0.5, rtol=1e-12)
-    assert np.isnan(lanes.sigma_estimate(_lane(NARROW), _answer(4, 0.7)))  # dof 10 > 9
+    np.testing.assert_allclose(answers.sigma_estimate(lane, _answer(2, 0.7)), float(lane.unit) * 0.1**0.5, rtol=1e-12)
+    assert np.isnan(answers.sigma_estimate(_lane(NARROW), _answer(4, 0.7)))  # dof 10 > 9
 
 
 def test_report_compares_with_the_truth_in_its_own_units():
@@ -263,8 +260,8 @@ def test_report_compares_with_the_truth_in_its_own_units():
     lane = _lane(WIDE)._replace(truth=truth)
     half = drawn.factor[:, :K] * jnp.sqrt(0.5 / lane.scale)
     answer = _answer(2, 0.7)._replace(factor=half)
-    values = jax.jit(lanes.report)(lane, answer, jnp.asarray(1, jnp.int32), jnp.asarray(9, jnp.int32))
+    values = jax.jit(answers.report)(lane, answer, jnp.asarray(1, jnp.int32), jnp.asarray(9, jnp.int32))
     np.testing.assert_allclose(values["error"], 0.5, rtol=1e-6)
     np.testing.assert_allclose(values["residual"], (0.7 / WIDE) ** 0.5, rtol=1e-12)
     assert {name: int(values[name]) for name in ("status", "rank", "steps")} == {"status": 1, "rank": 2, "steps": 9}
-    assert "error" not in lanes.report(_lane(WIDE), answer, jnp.asarray(1, jnp.int32), jnp.asarray(9, jnp.int32))
+    assert "error" not in answers.report(_lane(WIDE), answer, jnp.asarray(1, jnp.int32), jnp.asarray(9, jnp.int32))

@@ -90,7 +90,8 @@ def test_split_rows_are_passed_over_where_they_lie(tmp_path):
         "PYTHONPATH": str(root),
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_X64": "1",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip(),
         "NPROC": "32",  # with few threads forced devices can wait for one another for ever
     }
     command = [sys.executable, "-c", f"from {__name__} import split; split()"]

@@ -4,13 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruneft.sensing.selection import criterion, edge_constants, edge_penalties, predicted_error
+from pruneft.sensing.selection import criterion, edge_constants, edge_penalties, predicted_error, sure_gap
 
-_penalties = jax.jit(edge_penalties, static_argnums=(2, 3))
+_by_dof = jax.jit(edge_penalties, static_argnums=(2, 3))
 
 
 def _dof(q, d):
     return q * d - q * (q - 1) / 2
+
+
+def _penalties(n, d, largest, width):
+    return _by_dof(n, _dof(jnp.arange(1, largest + 1, dtype=n.dtype), d), width)
 
 
 def _by_hand(n, d, largest):
@@ -96,3 +100,15 @@ def test_predicted_error_is_the_oracles_with_the_estimated_noise():
     found = np.asarray(jax.jit(predicted_error)(*inputs, jnp.asarray([size, size, size, 0.0])))
     np.testing.assert_allclose(found[0], math.sqrt(rss / (n - dof)) * math.sqrt(dof / (n - dof - 1)) / size, rtol=1e-12)
     assert np.isposinf(found[1:]).all()
+
+
+def test_the_gap_that_is_asked_for_falls_with_the_rise_of_the_penalty_and_never_exceeds_the_most():
+    sure = jax.jit(lambda penalties, rank: sure_gap(penalties, rank, most=0.2, share=0.15))
+    rank = jnp.asarray(2, jnp.int32)
+    few, many = (_penalties(jnp.asarray(n), jnp.asarray(16.0), 6, 16) for n in (50.0, 310.0))
+    assert float(sure(few, rank)) == 0.2
+    np.testing.assert_allclose(sure(many, rank), 0.15 * float(many[2] - many[1]), rtol=1e-12)
+    assert float(sure(many, rank)) < 0.05
+    # Nothing is known beyond the last rank, nor where no measurement is left over.
+    assert float(sure(many, jnp.asarray(6, jnp.int32))) == 0.2
+    assert float(sure(_penalties(jnp.asarray(40.0), jnp.asarray(16.0), 6, 16), rank)) == 0.2

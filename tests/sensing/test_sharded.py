@@ -57,6 +57,10 @@ def _run_together(commands, folder, flags=""):
     return [json.loads(out.read_text()) for out in outs]
 
 
+# Eight devices in a process of their own, and two processes with four each: minutes of compilation.
+pytestmark = pytest.mark.claims
+
+
 @pytest.fixture(scope="module")
 def eight(tmp_path_factory):
     """What was found on eight devices, and the folder with the compiled programs."""
@@ -216,7 +220,8 @@ def test_two_processes_draw_rows_of_their_own(processes):
     for found in processes:
         assert (found["drawn"], found["problem"]) == ([N, 23, 21], N)
     rows = np.concatenate([found["drawn rows"] for found in processes])
-    np.testing.assert_array_equal(rows[:N], whole)
+    # The same bits make them, but how the inverse error function is rounded depends on what it is compiled together with.
+    np.testing.assert_allclose(rows[:N], whole, rtol=1e-6)
     assert not rows[N:].any()
 
 

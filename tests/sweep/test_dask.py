@@ -46,6 +46,7 @@ def client(tmp_path_factory):
         yield client
 
 
+@pytest.mark.claims
 def test_a_sweep_on_dask_is_that_of_one_process(client, tmp_path):
     grid = make_grid(TOY, {"a": (2, 4), "b": 5.0}, seeds=6)
     result = sweep(TOY, grid, tmp_path / "dask", dtype="float32", lanes=4, executor=client.get_executor())
@@ -54,6 +55,7 @@ def test_a_sweep_on_dask_is_that_of_one_process(client, tmp_path):
     assert stored(tmp_path / "dask") == approximately(stored(tmp_path / "alone"))
 
 
+@pytest.mark.claims
 def test_a_dask_worker_killed_in_mid_run_costs_no_row_and_doubles_none(client):
     trials = trials_of((GOOD, SLOW), seeds=40)
     killed = []

@@ -9,6 +9,9 @@ import pytest
 
 from tests.sweep.running import assert_close
 
+# Four devices in a process of their own: a minute of compilation.
+pytestmark = pytest.mark.claims
+
 
 @pytest.fixture(scope="module")
 def found():

@@ -119,7 +119,8 @@ def _kill_workers(directory, kills, seeds):
     _check(directory)
 
 
-@pytest.mark.parametrize("victims", [pytest.param(_kill_callers, marks=pytest.mark.claims), _kill_workers])
+@pytest.mark.claims
+@pytest.mark.parametrize("victims", [_kill_callers, _kill_workers])
 def test_a_few_kills_cost_no_stored_row(tmp_path, victims):
     victims(tmp_path / "run", 2, 60)
     _compare(_named(tmp_path / "run"), _undisturbed(tmp_path / "whole", 60))

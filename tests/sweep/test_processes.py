@@ -33,6 +33,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="lo
 @pytest.fixture(autouse=True)
 def nothing_left():
     """No run may leave a process, a zombie or a thread of its own behind."""
+    pool.close_workers()  # which another test's sweep may have kept for the next one
     before = set(children())
     yield
     left = {number: state for number, state in children().items() if number not in before}
@@ -94,6 +95,7 @@ def test_a_worker_killed_in_mid_run_costs_no_row_and_doubles_none():
     assert agree(kept.reports(), alone(trials))
 
 
+@pytest.mark.claims
 def test_a_worker_that_dies_of_a_trial_once_is_followed_by_one_that_does_it(tmp_path, monkeypatch):
     monkeypatch.setenv(WHERE, str(tmp_path))
     trials = trials_of((GOOD,), seeds=5) + trials_of((KILLS_ONCE,), seeds=1)
@@ -102,7 +104,8 @@ def test_a_worker_that_dies_of_a_trial_once_is_followed_by_one_that_does_it(tmp_
     assert agree(kept.reports(), alone(trials))
 
 
-@pytest.mark.parametrize("deadly", [KILLS, pytest.param(EXITS, marks=pytest.mark.claims)])
+@pytest.mark.claims
+@pytest.mark.parametrize("deadly", [KILLS, EXITS])
 def test_a_trial_that_kills_every_worker_is_lost_and_all_others_are_there(deadly):
     good = trials_of((GOOD,), seeds=12)
     kept, _ = _run(good + trials_of((deadly,), seeds=1), processes=2)
@@ -180,6 +183,7 @@ def test_a_stop_ends_soon_and_keeps_what_was_reported():
     assert agree(kept.reports(), alone(trials), part=True)
 
 
+@pytest.mark.claims
 def test_a_stop_does_not_wait_for_a_trial_that_never_returns(monkeypatch):
     monkeypatch.setattr(machinery, "_STOP_SECONDS", 0.5)
     begin = time.monotonic()

@@ -1,0 +1,72 @@
+"""Figure of the experiment on digits: accuracy against the share of the width that stays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pruneft.plot import new_figure
+from pruneft.plot._style import MARKERS, dress, legend_of_figure, open_frame, series_style
+
+_TITLES = {"mlp": "dense", "cnn": "convolutional", "transformer": "transformer"}
+_WAYS = ("gradual", "scratch", "one-shot")
+
+
+def draw(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """One panel for each network: means over seeds of every way to a width, bars of one standard deviation.
+
+    Args:
+      rows: of a run of the experiment.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if not rows:
+        raise ValueError("the run holds no finished trial yet, so there is nothing to draw.")
+    models = [name for name in _TITLES if any(row["model"] == name for row in rows)]
+    ways = list(dict.fromkeys(_label(row) for row in sorted(rows, key=_order)))
+    figure = new_figure(2.6 * len(models) + 0.6, 3.1)
+    panels = figure.subplots(1, len(models), squeeze=False)[0]
+    for ax, model in zip(panels, models, strict=True):
+        mine = [row for row in rows if row["model"] == model]
+        for place, way in enumerate(ways):
+            _line(ax, [row for row in mine if _label(row) == way], place, way)
+        keeps = sorted({row["keep"] for row in mine})
+        ax.set_xscale("log")
+        ax.set_xticks(keeps, [f"{keep:g}" for keep in keeps])
+        ax.minorticks_off()
+        dress(ax, x="share of the width", y="accuracy, percent" if ax is panels[0] else None, title=_TITLES[model])
+        open_frame(ax)
+    legend_of_figure(figure, panels[0].get_legend_handles_labels()[0], columns=1 + len(models))
+    return figure
+
+
+def _line(ax: Any, rows: Sequence[Mapping[str, Any]], place: int, label: str) -> None:
+    keeps = sorted({row["keep"] for row in rows})
+    values = [np.array([100 * row["accuracy"] for row in rows if row["keep"] == keep]) for keep in keeps]
+    spread = [part.std(ddof=1) if part.size > 1 else 0.0 for part in values]
+    ax.errorbar(
+        keeps,
+        [part.mean() for part in values],
+        spread,
+        label=label,
+        marker=MARKERS[place % len(MARKERS)],
+        markersize=3,
+        linewidth=1.1,
+        elinewidth=0.7,
+        capsize=1.5,
+        **series_style(place),
+    )
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    if row["method"] == "one-shot":
+        return f"one-shot, {row['criterion']}"
+    return {"gradual": "gradual", "scratch": "from scratch"}[row["method"]]
+
+
+def _order(row: Mapping[str, Any]) -> tuple[int, str]:
+    """Gradual first, then from scratch, then the criteria."""
+    return _WAYS.index(row["method"]), str(row["criterion"])

@@ -1,0 +1,1 @@
+"""Measurements that people have, each without an n x d x d array."""
