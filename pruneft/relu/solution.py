@@ -71,7 +71,7 @@ class Best(NamedTuple):
         U = jnp.zeros((program.d, program.coned.size), dtype)
         return cls(
             U=U,
-            objective=program.objective(U),
+            objective=program.at_zero(),
             dual=jnp.asarray(-jnp.inf, dtype),
             rows=jnp.zeros((), jnp.int32),
             history=History(jnp.full(length, -1, jnp.int32), nothing, nothing),

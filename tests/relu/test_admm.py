@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pruneft.relu import gap
-from pruneft.relu.admm import path, solve
+from pruneft.relu.admm import init, path, solve
 from pruneft.status import Status
 from tests.relu.conic import optimum, teacher
 
@@ -118,3 +118,11 @@ def test_where_lam_is_above_its_threshold_the_zero_solution_is_certified_at_once
     assert (found.status, found.iterations) == (Status.ALL_ZERO, 0)
     assert float(found.objective) == pytest.approx(16 * np.log(2))
     assert np.any(solve(dataclasses.replace(program, lam=program.lam * 0.5), tol=1e-6).U)
+
+
+@pytest.mark.claims  # XLA computed NaN only with all its optimisations, and from some size on
+def test_lanes_over_labels_begin_at_the_loss_of_predicting_zero():
+    program = teacher(384, 96, 128, "bce")
+    labels = jnp.stack([program.y, -program.y])
+    begun = jax.jit(lambda p, ys: jax.vmap(lambda y: init(dataclasses.replace(p, y=y)).best.objective)(ys))
+    np.testing.assert_allclose(begun(program, labels), 384 * np.log(2) * float(program.weights[0]), rtol=1e-12)
