@@ -54,14 +54,16 @@ def _split(name: str, loss: str, X: np.ndarray, y: np.ndarray) -> Data:
 
 
 def tasks() -> list[Data]:
-    """Diabetes (regression), breast cancer and the digits 3 and 8 (two classes each)."""
+    """Diabetes (regression), breast cancer and the digits 3 and 8 (two classes each), and all ten digits, each against the rest."""
     diabetes, cancer = (load(return_X_y=True) for load in (load_diabetes, load_breast_cancer))
     pixels, digits = load_digits(return_X_y=True)
     both = np.isin(digits, (3, 8))
+    each = np.where(digits[:, None] == np.arange(10), 1.0, -1.0)
     return [
         _split("diabetes", "squared", diabetes[0], diabetes[1][:, None]),
         _split("breast cancer", "bce", cancer[0], np.where(cancer[1] == 1, 1.0, -1.0)[:, None]),
         _split("digits 3, 8", "bce", pixels[both], np.where(digits[both] == 8, 1.0, -1.0)[:, None]),
+        _split("ten digits", "bce", pixels, each),
     ]
 
 
