@@ -40,6 +40,7 @@ class Pairs(NamedTuple):
 class _State(NamedTuple):
     basis: Float[Array, "m n"]  # rows beyond the first `used` are zero
     images: Float[Array, "m n"]
+    projected: Float[Array, "m m"]  # basis times images
     miss: Float[Array, " n"]  # residual of the wanted pair that is furthest off: where the basis is to grow
     ritz: Float[Array, "m m"]  # coefficients of the Ritz vectors, by falling value
     used: Int[Array, ""]
@@ -83,41 +84,54 @@ def top(
     tiny = 20 * float(jnp.finfo(start.dtype).eps)
     place = jnp.arange(width, dtype=jnp.int32)
 
-    def orthogonal(vector: Array, basis: Array) -> Array:
-        for _ in range(2):  # twice is enough (Parlett and Kahan)
-            vector = vector - basis.T @ (basis @ vector)
-        return vector
+    def without(vector: Array, basis: Array) -> Array:
+        return vector - basis.T @ (basis @ vector)
 
-    def unit(vector: Array, basis: Array, key: Array) -> Array:
-        """The part of a vector outside the basis, normalised; a random one where rounding is all that is left."""
-        rest = orthogonal(vector, basis)
-        size = jnp.linalg.norm(rest)
-        lost = ~(size > tiny * jnp.linalg.norm(vector))
+    def unit(rest: Array, size: Array, basis: Array, key: Array) -> Array:
+        """A vector without its part in the basis, of which one pass took it, normalised; a random one where rounding is all that is left.
 
-        def fresh(_: Array) -> Array:
-            drawn = orthogonal(jax.random.normal(key, (n,), start.dtype), basis)
-            size = jnp.linalg.norm(drawn)
-            return drawn / jnp.where(size > 0, size, 1)  # zero where the basis is complete
+        ``size`` is the vector's length before. What cancels most of a vector leaves rounding behind; then a second pass, and twice is
+        enough (Parlett and Kahan).
+        """
+        cancelled = ~(jnp.linalg.norm(rest) > 0.1 * size)
+        rest = jax.lax.cond(cancelled, lambda: without(rest, basis), lambda: rest)
+        length = jnp.linalg.norm(rest)
+        lost = ~(length > tiny * size)
 
-        return jax.lax.cond(lost, fresh, lambda rest: rest / jnp.where(lost, 1, size), rest)
+        def fresh() -> Array:
+            drawn = jax.random.normal(key, (n,), start.dtype)
+            drawn = without(without(drawn, basis), basis)
+            length = jnp.linalg.norm(drawn)
+            return drawn / jnp.where(length > 0, length, 1)  # zero where the basis is complete
+
+        return jax.lax.cond(lost, fresh, lambda: rest / jnp.where(lost, 1, length))
 
     def grow(state: _State, key: Array) -> _State:
-        def one(j: Array, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-            basis, images, direction, used = carry
-            direction = unit(direction, basis, jax.random.fold_in(key, j))
+        def one(j: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+            basis, images, projected, rest, size, used = carry
+            direction = unit(rest, size, basis, jax.random.fold_in(key, j))
             image = product(direction)
             at = jnp.where(used >= n, width, used)  # a complete basis gains nothing: out of range, and dropped
             basis = basis.at[at].set(direction, mode="drop")
             images = images.at[at].set(image, mode="drop")
-            return basis, images, image, jnp.minimum(used + 1, n)
+            along = basis @ image
+            projected = projected.at[at].set(along, mode="drop").at[:, at].set(along, mode="drop")
+            return basis, images, projected, image - basis.T @ along, jnp.linalg.norm(image), jnp.minimum(used + 1, n)
 
-        basis, images, _, used = jax.lax.fori_loop(0, block, one, (state.basis, state.images, state.miss, state.used))
-        return state._replace(basis=basis, images=images, used=used)
+        first = (without(state.miss, state.basis), jnp.linalg.norm(state.miss), state.used)
+        carry = (state.basis, state.images, state.projected, *first)
+        basis, images, projected, _, _, used = jax.lax.fori_loop(0, block, one, carry)
+        return state._replace(basis=basis, images=images, projected=projected, used=used)
 
     def restart(state: _State) -> _State:
         """Keeps the best Ritz vectors."""
         keep = jnp.where(place < kept, state.ritz, 0).T
-        return state._replace(basis=keep @ state.basis, images=keep @ state.images, used=jnp.asarray(kept, jnp.int32))
+        return state._replace(
+            basis=keep @ state.basis,
+            images=keep @ state.images,
+            projected=keep @ state.projected @ keep.T,
+            used=jnp.asarray(kept, jnp.int32),
+        )
 
     def advance(state: _State) -> _State:
         if width < n:
@@ -139,24 +153,33 @@ def top(
     far = jnp.full(k, jnp.inf, start.dtype)
     none = Pairs(far, zero[:k], far, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.bool_))
     state = _State(
-        zero, zero, start, jnp.eye(width, dtype=start.dtype), jnp.zeros((), jnp.int32), none, jnp.zeros((), jnp.bool_)
+        basis=zero,
+        images=zero,
+        projected=jnp.zeros((width, width), start.dtype),
+        miss=start,
+        ritz=jnp.eye(width, dtype=start.dtype),
+        used=jnp.zeros((), jnp.int32),
+        pairs=none,
+        checked=jnp.zeros((), jnp.bool_),
     )
     return jax.lax.while_loop(go_on, advance, state).pairs
 
 
 def _look(state: _State, k: int, tol: float | Array) -> _State:
     """With the pairs that the basis holds, and the residual of the worst."""
-    projected = state.basis @ state.images.T
-    projected = (projected + projected.T) / 2
+    projected = state.projected
     inside = jnp.arange(projected.shape[0], dtype=jnp.int32) < state.used
     # Rows that are not in use come last.
     below = -2 * jnp.linalg.norm(projected) - 1
     values, vectors = jnp.linalg.eigh(projected + jnp.diag(jnp.where(inside, 0, below)))
     values, ritz = values[::-1], vectors[:, ::-1]
     scale = jnp.max(jnp.where(inside, jnp.abs(values), 0))
-    values, coefficients = values[:k], ritz[:, :k].T
-    found = coefficients @ state.basis
-    misses = coefficients @ state.images - values[:, None] * found
+    coefficients = ritz[:, :k].T
+    found, image = coefficients @ state.basis, coefficients @ state.images
+    # Rayleigh quotients: in single precision ten times as accurate as the values of the projected matrix.
+    squares = jnp.sum(found**2, axis=1)
+    values = jnp.where(squares > 0, jnp.sum(found * image, axis=1) / jnp.where(squares > 0, squares, 1), values[:k])
+    misses = image - values[:, None] * found
     sizes = jnp.linalg.norm(misses, axis=1)
     residuals = jnp.where(sizes > 0, sizes / jnp.where(scale > 0, scale, 1), 0)
     residuals = jnp.where(jnp.isfinite(sizes), residuals, jnp.nan)

@@ -27,7 +27,7 @@ from pruneft.dynamics.curvature import Params, check_loss, midpoint
 from pruneft.dynamics.sharpness import Sharpness, sharpness
 from pruneft.status import Status
 
-BLOCK = 8  # products of a record between two looks at its residual
+BLOCK = 4  # products of a record between two looks at its residual; mostly these do
 
 
 class Seen(NamedTuple):
@@ -147,8 +147,7 @@ class Monitor:
                 key=key,
                 previous=old,
                 tol=self.tol,
-                # One look where one block will do: at few parameters looking costs more than the products.
-                width=max(12, 2 * self.k + BLOCK),
+                width=2 * self.k + BLOCK + 2,  # few: what a record costs beside its products goes with it
                 block=BLOCK,
                 most=self.most,
                 check=self.k > 1,
@@ -183,21 +182,22 @@ def monitor(
     *,
     every: int = 10,
     k: int = 1,
-    tol: float = 1e-3,
+    tol: float = 1e-2,
     most: int = 100,
     capacity: int = 4096,
 ) -> Monitor:
     """A monitor of loss and sharpness for a training loop; how to use it stands at the head of `pruneft.dynamics.monitor`.
 
-    A record mostly costs 8 Hessian-vector products, the first more, each about two gradients. Memory: k copies of the parameters, and at
-    work 24 of them.
+    A record mostly costs 4 Hessian-vector products, the first more, each about two gradients. Memory: k copies of the parameters, and at
+    work 16 of them.
 
     Args:
       loss: (params, ...) -> scalar, the loss whose curvature is asked for. With mini-batches hand `Monitor.update` a fixed batch: the
         sharpness of one batch is another than that of the whole.
       every: updates between records.
       k: eigenpairs.
-      tol: residual, relative to the largest eigenvalue: the eigenvalue is that accurate at least, mostly its square.
+      tol: residual, relative to the largest eigenvalue: the eigenvalue is that accurate at least, mostly to its square. The usual one gave
+        1e-4 on digits, at half of the products of 1e-3.
       most: Hessian-vector products of a record; what has not converged then is recorded as NaN, with its status.
       capacity: records kept, the last ones.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pruneft.dynamics import lanczos
-from pruneft.dynamics.curvature import Loss, Params, flatten, hessian_product
+from pruneft.dynamics.curvature import Loss, Params, flatten
 from pruneft.status import Status
 
 NOISE = 1e-3  # of a warm start: an eigenvector that it lacks is seen all the same
@@ -89,18 +89,17 @@ def sharpness(
     if check is None:
         check = previous is None or k > 1
     first, second = jax.random.split(jax.random.key(0) if key is None else key)
-    noise = jax.random.normal(first, (n,), theta.dtype)
-    start = noise
-    if previous is not None:
+    if previous is None:
+        start = jax.random.normal(first, (n,), theta.dtype)
+    else:
+        noise = _noise(first, theta)
         old = _rows(previous, theta)
         rest = jnp.full(old.shape[0], REST, theta.dtype).at[0].set(1)
         start = rest @ old + NOISE / n**0.5 * noise
         # Vectors that are not finite belong to a point where there were none.
         start = jnp.where(jnp.all(jnp.isfinite(start)), start, noise)
 
-    def product(vector: Array) -> Array:
-        return hessian_product(flat, theta, vector)
-
+    _, product = jax.linearize(jax.grad(flat), theta)
     pairs = lanczos.top(product, start, second, k=k, width=width, block=block, most=most, tol=tol, check=check)
     if previous is None:
         sign = _sign(jnp.take_along_axis(pairs.vectors, jnp.argmax(jnp.abs(pairs.vectors), axis=1)[:, None], axis=1))
@@ -112,6 +111,17 @@ def sharpness(
     status = jnp.where(pairs.converged & finite, Status.CONVERGED, failed).astype(jnp.int32)
     values = pairs.values if keep else jnp.where(status == Status.CONVERGED, pairs.values, jnp.nan)
     return Sharpness(values, jax.vmap(back)(pairs.vectors * sign), pairs.residuals, pairs.products, status)
+
+
+def _noise(key: Array, like: Array) -> Array:
+    """Numbers from -1 to 1 by a hash of their places (the finaliser of MurmurHash3).
+
+    JAX's own generator takes as long as two gradients of a small network do, in every call.
+    """
+    mixed = jax.lax.iota(jnp.uint32, like.shape[0]) * jnp.uint32(0x9E3779B9) + jax.random.bits(key, dtype=jnp.uint32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    return jax.lax.bitcast_convert_type(mixed ^ (mixed >> 16), jnp.int32).astype(like.dtype) / 2**31
 
 
 def _rows(previous: Sharpness, theta: Array) -> Array:
