@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, UInt32
 
+from pruneft.kept import kept
+
 Problem = Any  # a pytree of arrays, as every state is
 State = Any
 Report = dict[str, Array]
@@ -189,7 +191,7 @@ class _Compiled:
         return self._stages[rung]
 
 
-@functools.lru_cache(maxsize=32)
+@kept(maxsize=32)
 def _compiled(trial: Trial, segment_steps: int) -> _Compiled:
     return _Compiled(trial, segment_steps)
 

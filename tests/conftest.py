@@ -33,6 +33,8 @@ import jax  # noqa: E402
 import jaxlib  # noqa: E402
 import pytest  # noqa: E402
 
+from pruneft.kept import drop, short_of_maps  # noqa: E402
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "allow")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -50,15 +52,12 @@ def tolerance(dtype: str) -> float:
     return {"float32": 2e-5, "float64": 1e-11}[dtype]
 
 
-_MOST_MAPS = 15_000  # of 65 530 that Linux allows; a module of claims adds up to 15 000, more where memory is in pieces
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _programs_are_dropped() -> Iterator[None]:
-    """Between modules, once there are many: they are never freed by themselves, and a process that cannot map more dies."""
+    """Between modules, once there are many: one adds up to 15 000 of the 65 530 maps of Linux, and a process that has none left dies."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > _MOST_MAPS:
+    if short_of_maps(0.25):
+        drop()
         jax.clear_caches()
         gc.collect()
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pruneft.kept import kept
 from pruneft.penalty import check_beta, group_norms
 from pruneft.pipeline import FirstOrder, OptimizerOrFactory, Penalty, Phase, PipelineState
 from pruneft.prune import keep_share
@@ -310,7 +311,7 @@ def _normalised_init(init: Any, shape: tuple[int, int], scale: float, field: Fie
     return jnp.asarray(stored_of(array / math.sqrt(scale), field), jnp.float32)
 
 
-@functools.lru_cache(maxsize=32)
+@kept(maxsize=32)
 def _trial(
     method: str,
     recipe: Recipe,

@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
+from pruneft.kept import kept
 from pruneft.random import normals
 from pruneft.sensing import lane as lanes
 from pruneft.sensing.draw import Instance, instance_blocks, make_instance
@@ -313,7 +314,7 @@ def _split(mesh: Any, names: tuple[str, ...]) -> NamedSharding:
     return NamedSharding(automatic, PartitionSpec(names if len(names) > 1 else names[0]))
 
 
-@functools.lru_cache(maxsize=32)
+@kept(maxsize=32)
 def _lane_program(sharding: NamedSharding) -> Callable[..., Any]:
     shards = devices(sharding)
     whole = NamedSharding(sharding.mesh, PartitionSpec())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from pruneft.kept import kept
 from pruneft.sweep.cost import lane_cost
 from pruneft.sweep.device import choose_lanes, this_device
 from pruneft.sweep.lanes import Layout
@@ -202,7 +202,7 @@ def _sized(
     return _programs(experiment.trial, bucket, names, settings.dtype, settings.max_steps, Layout.of(lanes, devices))
 
 
-@functools.lru_cache(maxsize=32)
+@kept(maxsize=32)
 def _programs(
     make: Callable[[Bucket], Trial],
     bucket: Bucket,
