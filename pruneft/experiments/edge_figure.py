@@ -121,7 +121,7 @@ def columns(rows: Rows) -> Any:
         )
     ]
     ax.set_xscale("symlog", linthresh=min([row["lam"] for row in mine if row["lam"] > 0], default=1.0))
-    dress(ax, x="lam", y="columns that share the weight")
+    dress(ax, x=r"weight of the penalty $\lambda$", y="columns that share the weight")
     open_frame(ax)
     legend_of_figure(figure, handles, columns=2)
     return figure
