@@ -166,8 +166,8 @@ def track(
 
     Args:
       loss: params -> scalar, three times differentiable.
-      params: pytree of one floating point type, near the edge: of `onset`, if its status is good. Use float64, for the third derivative and the
-        projection.
+      params: pytree of one floating point type, near the edge: of `onset`, if its status is good. Use float64, for the third derivative and
+        the projection.
       eta: step size.
       steps: how many.
       kick: in units of delta; 0 starts at rest, and then the time of the first growth is not predicted.
