@@ -53,7 +53,7 @@ def history(seen: Mapping[str, Any]) -> Any:
     away.set_ylim(bottom=0)
     dress(loss, y="loss")
     dress(sharp, y="sharpness S")
-    dress(out, x="step t", y=r"$(-1)^t\,x_t$, along the unstable direction")
+    dress(out, x="step t", y=r"$(-1)^t\,x_t$")
     dress(away, x="step t", y="distance to gradient descent")
     inside = int(seen["inside"])
     for ax in (loss, sharp, out, away):
@@ -96,7 +96,7 @@ def step_size(rows: Rows) -> Any:
         below.axhline(2, color=GREY, linewidth=0.8)
         above.set_ylim(top=1.02)
         dress(above, title=problem, y="correlation with the prediction" if problem == problems[0] else None)
-        dress(below, x="f = 2 / (eta peak)", y=r"mean of $\eta S$" if problem == problems[0] else None)
+        dress(below, x=r"$f = 2\,/\,(\eta \max S)$", y=r"mean of $\eta S$" if problem == problems[0] else None)
         open_frame(above)
         open_frame(below)
     legend_of_figure(figure, handles, columns=4)

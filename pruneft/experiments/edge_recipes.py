@@ -63,7 +63,7 @@ SWEEPS = {
     "edge-step-size": Sweep(
         "correlations of measured and predicted values over the step size",
         "step_size",
-        {"problem": ("sensing", "quadratic"), "f": (0.9, 0.93, 0.95, 0.97, 0.98)},
+        {"problem": ("sensing", "quadratic", "digits"), "f": (0.9, 0.93, 0.95, 0.97, 0.98)},
         8,
     ),
     "edge-columns": Sweep(

@@ -145,7 +145,7 @@ def _signs():
     def one(key):
         first, second, third = jax.random.split(key, 3)
         G = jax.random.normal(first, (8, 4), jnp.float64)
-        Q = 0.5 * jax.random.normal(second, (8, 4, 4), jnp.float64)
+        Q = 0.35 * jax.random.normal(second, (8, 4, 4), jnp.float64)
         C = 2 * jax.random.normal(third, (8, 4, 4, 4), jnp.float64)
 
         def loss(v):
@@ -162,11 +162,11 @@ def _signs():
                 return theta - eta * jax.grad(loss)(theta)
 
             start = 1e-3 * sharp.eigenvectors[0]
-            end = jax.lax.fori_loop(0, 20_000, lambda _, theta: step(theta), start)
+            end = jax.lax.fori_loop(0, 200_000, lambda _, theta: step(theta), start)
             return jnp.linalg.norm(end - step(end)) / 2
 
-        ratio = size(0.004) / size(0.001)
-        found = orbit(loss, best, 2.001 / sharp.eigenvalues[0])
+        ratio = size(2e-4) / size(5e-5)
+        found = orbit(loss, best, 2.0001 / sharp.eigenvalues[0])
         return (ratio > 1.8) & (ratio < 2.2), found.c > 0, found.c > found.transverse, found.status
 
     keys = jax.vmap(jax.random.key)(FRESH + jnp.arange(20))
@@ -180,9 +180,9 @@ def test_the_orbit_grows_from_nothing_where_it_is_predicted_to_on_20_random_prob
     assert not refuted(int(np.sum(seen == predicted)), 20, 0.95)
 
 
-def test_without_its_transverse_term_the_kind_is_not_predicted():
+def test_without_the_transverse_term_orbits_that_grow_are_taken_for_ones_that_do_not():
     seen, _, predicted, _ = _signs()
-    assert refuted(int(np.sum(seen == predicted)), 20, 0.95)
+    assert refuted(int(np.sum(seen & predicted)), int(np.sum(seen)), 0.95)
 
 
 @pytest.mark.parametrize("k", [3, 6, 12])
