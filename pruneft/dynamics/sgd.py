@@ -159,7 +159,7 @@ def thresholds(
     return Thresholds(
         2 / pair.values[0],
         jnp.where(quartic > 0, 2 * trace / quartic, jnp.inf),
-        2 * batch / trace,
+        2 * int(batch) / trace,
         2 / h[0],
         pair.residuals[0],
     )
