@@ -107,7 +107,9 @@ _SUBJECTS = {
         Status.NOT_FINITE: "not finite: the run diverged, or the loss or its curvature is infinite or NaN. Lower the learning rate.",
         Status.OUT_OF_DOMAIN: (
             "out of domain: the sharpness rises too fast for a slow oscillation (eps), its gradient is nearly parallel to the unstable "
-            "direction (share), or a second direction is about to become unstable (second). Take a smaller learning rate, or central_flow."
+            "direction (share), or a second direction is about to become unstable (second): take a smaller learning rate, or central_flow. "
+            "From onset: the sharpness never rises, so there is no edge to meet. From orbit: the minimiser is not isolated, or its "
+            "sharpness not simple. From central_flow: all k directions are at the edge; give a larger k."
         ),
     },
 }

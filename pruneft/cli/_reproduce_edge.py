@@ -33,7 +33,7 @@ def add(figures: Any) -> None:
         parser = _parser(figures, name, f"gradient descent beside its prediction: {run.help}")
         parser.add_argument("--f", type=number, help=f"2 / eta over the peak of the sharpness ({run.f})")
         parser.add_argument("--steps", type=whole, help=f"of gradient descent ({run.steps})")
-        parser.add_argument("--seed", type=random_seed, default=0, help="of the problem (0)")
+        parser.add_argument("--seed", type=random_seed, help=f"of the problem ({run.seed})")
         add_output(parser, name)
         parser.set_defaults(run_command=single, figure=name)
     for name, sweep in SWEEPS.items():
@@ -42,10 +42,22 @@ def add(figures: Any) -> None:
         add_run(parser, name)
         parser.set_defaults(run_command=swept, figure=name)
 
+    parser = _parser(
+        figures,
+        "edge-sgd",
+        "share of runs of SGD that leave a minimum, over step size and batch, beside gradient descent and four thresholds",
+        "2305.17490",
+    )
+    parser.add_argument("--steps", type=whole, default=4000, help="of every run (4000)")
+    parser.add_argument("--runs", type=whole, default=16, help="of every step size and batch (16)")
+    parser.add_argument("--seed", type=random_seed, default=0, help="of the network, the samples and the batches (0)")
+    add_output(parser, "edge-sgd")
+    parser.set_defaults(run_command=stability, figure="edge-sgd")
 
-def _parser(figures: Any, name: str, text: str) -> argparse.ArgumentParser:
+
+def _parser(figures: Any, name: str, text: str, source: str = "2209.15594") -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = figures.add_parser(
-        name, help=f"edge of stability (arXiv:2209.15594): {text}", description=f"{text[0].upper()}{text[1:]}."
+        name, help=f"edge of stability (arXiv:{source}): {text}", description=f"{text[0].upper()}{text[1:]}."
     )
     return parser
 
@@ -91,6 +103,31 @@ def single(options: argparse.Namespace) -> int:
     show(f"step size {float(seen['eta']):.4g}; {inside} of {steps} steps within the domain of the theory")
     show(f"correlation with the prediction: x {_correlation(seen, 'x'):.3f}, y {_correlation(seen, 'y'):.3f}")
     show(said)
+    show(f"figure  {target}")
+    show(f"numbers {numbers}")
+    return OK
+
+
+def stability(options: argparse.Namespace) -> int:
+    """The stability diagram of SGD; its arrays go beside the figure."""
+    check_counts(options, "steps", "runs")
+    need_figures()
+    target = check_figure(options.out)
+    set_precision("float64")
+    from pruneft.experiments import edge_figure, edge_recipes
+    from pruneft.plot import save
+
+    with progress(options.figure, quiet=options.quiet) as bar:
+        bar(total=1, note="all runs at once")
+        seen = edge_recipes.diagram(seed=options.seed, steps=options.steps, runs=options.runs)
+        bar(completed=1)
+    numbers = save_arrays(target.with_suffix(".npz"), seen)
+    save(edge_figure.stability(seen), target)
+    bounds = {name: float(seen[name][0]) for name in ("exact", "quartic", "trace", "sharpness")}
+    if options.json:
+        show_json({"figure": target, "numbers": numbers, **bounds})
+        return OK
+    show("batches of one: " + ", ".join(f"{name} {value:.4g}" for name, value in bounds.items()))
     show(f"figure  {target}")
     show(f"numbers {numbers}")
     return OK

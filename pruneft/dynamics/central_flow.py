@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pruneft.dynamics.complementarity import complementarity
-from pruneft.dynamics.curvature import Loss, Params, flatten
+from pruneft.dynamics.curvature import Loss, Params, check_counts, check_step, flatten
 from pruneft.dynamics.sharpness import Sharpness, sharpness
 from pruneft.status import Status
 
@@ -81,12 +81,12 @@ def central_flow(
       key: as in `sharpness`.
 
     Raises:
-      ValueError: steps, substeps or k out of range, or as `sharpness`.
+      ValueError: steps, substeps, iterations, k or eta out of range, or as `sharpness`.
     """
     loss, start, _ = flatten(loss, params)
     n = start.shape[0]
-    if steps < 1 or substeps < 1:
-        raise ValueError(f"steps and substeps must be at least 1: got {steps} and {substeps}.")
+    check_counts(steps=steps, substeps=substeps, iterations=iterations)
+    check_step(eta)
     if not 0 <= k <= n:
         raise ValueError(f"k (eigenpairs) must be from 0 to the number of parameters, {n}: got {k}.")
     eta, dt = jnp.asarray(eta, start.dtype), 1 / substeps
@@ -132,6 +132,8 @@ def central_flow(
             "residual": residual,
             "status": jnp.where(poor, Status.BUDGET_SPENT, status).astype(jnp.int32),
         }
+        # Where only the curvature is infinite, loss and gradient do not tell.
+        entry["finite"] &= eigen.status != Status.NOT_FINITE
         return (theta + dt * move, eigen), entry
 
     def step(carry: tuple[Array, Sharpness | None], _: None) -> tuple[tuple[Array, Sharpness | None], dict[str, Array]]:

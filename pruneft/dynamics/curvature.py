@@ -2,16 +2,19 @@
 
 The loss is to be twice differentiable along what is asked, three times for `sharpness_gradient`. With piecewise linear activations (ReLU)
 the Hessian is that of the current linear piece: products and sharpness keep their meaning between kinks, the third derivative does not
-see the kinks, so `sharpness_gradient` and everything built on it (progressive sharpening, the predicted dynamics) lose theirs.
+see the kinks, so `sharpness_gradient` and all that is built on it (progressive sharpening, the constrained trajectory and the predicted
+dynamics of `track`, the central flow, the orbit of period 2) lose theirs, and nothing here can tell.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
@@ -78,6 +81,27 @@ def flatten(loss: Loss, params: Params) -> tuple[Loss, Float[Array, " n"], Calla
     check_loss(loss, params)
     vector, back = ravel_pytree(params)
     return lambda flat: loss(back(flat)), vector, back
+
+
+def check_step(eta: float | Array) -> None:
+    """Refuse a step size that is none; a traced one is taken as it is.
+
+    Raises:
+      ValueError: it is a Python number that is not positive and finite.
+    """
+    if isinstance(eta, float | int) and not (eta > 0 and math.isfinite(eta)):
+        raise ValueError(f"eta (step size) must be positive and finite: got {eta}.")
+
+
+def check_counts(**counts: int) -> None:
+    """Refuse what is no number of things.
+
+    Raises:
+      ValueError: one of them is no whole number of at least 1; the message names it.
+    """
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1: got {value!r}.")
 
 
 def hessian_product(loss: Loss, params: Params, vector: Params) -> Params:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from pruneft.dynamics import constrained, predicted
 from pruneft.dynamics.constrained import Domain, Point
-from pruneft.dynamics.curvature import Loss, Params, flatten
+from pruneft.dynamics.curvature import Loss, Params, check_counts, check_step, flatten
 from pruneft.dynamics.sharpness import Sharpness, sharpness
 from pruneft.status import Status
 
@@ -25,11 +25,12 @@ class Onset(NamedTuple):
 
     Attributes:
       theta: [n], the first point with ``S >= 2 / eta`` while the sharpness rises; the last point where there is none.
-      eta: ``2 / (f peak)``.
+      eta: ``2 / (f peak)``; infinite where the peak is not positive, and nothing limits the step.
       sharpness: [steps], of gradient flow.
       peak: the top of the largest rise of the sharpness above its lowest value before.
       steps: index of ``theta``.
-      status: CONVERGED; BUDGET_SPENT where the sharpness was still rising at the last step, so the peak is not known; NOT_FINITE.
+      status: CONVERGED; BUDGET_SPENT where the sharpness was still rising at the last step, so the peak is not known; OUT_OF_DOMAIN where
+        it never rises above rounding, or is nowhere positive, so that there is no edge to meet; NOT_FINITE.
     """
 
     theta: Float[Array, " n"]
@@ -57,8 +58,9 @@ def onset(
       key: as in `sharpness`.
 
     Raises:
-      ValueError: f out of range, or as `sharpness`.
+      ValueError: f or steps out of range, or as `sharpness`.
     """
+    check_counts(steps=steps)
     if isinstance(f, float | int) and not 0 < f <= 1:
         raise ValueError(f"f (share of the largest sharpness) must be above 0 and at most 1: got {f}.")
     loss, start, _ = flatten(loss, params)
@@ -76,7 +78,7 @@ def onset(
     lowest = jax.lax.cummin(seen)
     top = jnp.argmax(seen - lowest).astype(jnp.int32)
     peak = seen[top]
-    eta = 2 / (f * peak)
+    eta = jnp.where(peak > 0, 2 / (f * jnp.where(peak > 0, peak, 1)), jnp.inf)
     places = jnp.arange(steps, dtype=jnp.int32)
     # The rise that ends at the top begins where the value was last the lowest so far.
     begin = jnp.max(jnp.where((seen == lowest) & (places <= top), places, 0))
@@ -88,6 +90,8 @@ def onset(
 
     theta = jax.lax.fori_loop(0, at, again, start)
     status = jnp.where(top == steps - 1, Status.BUDGET_SPENT, Status.CONVERGED)
+    rise, rounding = peak - lowest[top], float(jnp.finfo(start.dtype).eps) ** 0.5
+    status = jnp.where((peak > 0) & (rise > rounding * peak), status, Status.OUT_OF_DOMAIN)
     finite = jnp.all(jnp.isfinite(seen)) & jnp.all(jnp.isfinite(theta))
     return Onset(
         theta=theta,
@@ -162,7 +166,8 @@ def track(
 
     Args:
       loss: params -> scalar, three times differentiable.
-      params: pytree of one floating point type, near the edge: of `onset`. Use float64, for the third derivative and the projection.
+      params: pytree of one floating point type, near the edge: of `onset`, if its status is good. Use float64, for the third derivative and
+        the projection.
       eta: step size.
       steps: how many.
       kick: in units of delta; 0 starts at rest, and then the time of the first growth is not predicted.
@@ -172,11 +177,11 @@ def track(
       key: as in `sharpness`.
 
     Raises:
-      ValueError: steps below 1, an unknown form, or as `sharpness`.
+      ValueError: steps below 1, a step size that is not positive and finite, an unknown form, or as `sharpness`.
     """
     predicted.check_form(form)
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1: got {steps}.")
+    check_counts(steps=steps)
+    check_step(eta)
     loss, start, _ = flatten(loss, params)
     eta = jnp.asarray(eta, start.dtype)
     held = constrained.project(loss, start, eta, sweeps=sweeps, key=key)

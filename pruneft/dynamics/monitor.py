@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from pruneft.dynamics.curvature import Params, check_loss, midpoint
+from pruneft.dynamics.curvature import Params, check_counts, check_loss, midpoint
 from pruneft.dynamics.sharpness import Sharpness, sharpness
 from pruneft.status import Status
 
@@ -202,9 +202,9 @@ def monitor(
       capacity: records kept, the last ones.
 
     Raises:
-      ValueError: a number that is not positive.
+      ValueError: a count that is no whole number of at least 1, or a tolerance that is not positive.
     """
-    for name, value in (("every", every), ("k", k), ("tol", tol), ("most", most), ("capacity", capacity)):
-        if not value > 0:
-            raise ValueError(f"{name} must be positive: got {value}.")
+    check_counts(every=every, k=k, most=most, capacity=capacity)
+    if not tol > 0:
+        raise ValueError(f"tol must be positive: got {tol}.")
     return Monitor(loss=loss, every=every, k=k, tol=tol, most=most, capacity=capacity)

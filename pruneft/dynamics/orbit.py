@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pruneft.dynamics.constrained import look
-from pruneft.dynamics.curvature import Loss, Params, flatten, hessian_product
+from pruneft.dynamics.curvature import Loss, Params, check_step, flatten, hessian_product
 from pruneft.status import Status
 
 LEAK = 1e-5  # relative residual of the equation across u above which b is taken to reach a flat direction
@@ -65,8 +65,9 @@ def orbit(
       key: as in `pruneft.dynamics.sharpness`.
 
     Raises:
-      ValueError: as `pruneft.dynamics.sharpness`.
+      ValueError: eta is not positive and finite, or as `pruneft.dynamics.sharpness`.
     """
+    check_step(eta)
     loss, theta, back = flatten(loss, params)
     point = look(loss, theta, eta, key=key)
     u = point.u

@@ -20,6 +20,8 @@ from pruneft.dynamics.lanczos import top
 
 Output = Callable[[Any, Any], Float[Array, ""]]  # (params, one input) -> its output
 
+FAR = 100.0  # loss over that at the start from which a run counts as having left
+
 
 class Thresholds(NamedTuple):
     """Step sizes that must not be exceeded.
@@ -93,7 +95,7 @@ def output_gradients(output: Output, params: Any, inputs: Any) -> Float[Array, "
     return jax.vmap(jax.grad(of), in_axes=(None, 0))(flat, inputs)
 
 
-def moments(gradients: Float[Array, "n p"], batch: int = 1, *, replace: bool = True) -> Moments:
+def moments(gradients: Float[Array, "n p"], batch: int | np.integer = 1, *, replace: bool = True) -> Moments:
     """What batches of this size do to the second moment of a deviation.
 
     Args:
@@ -107,6 +109,7 @@ def moments(gradients: Float[Array, "n p"], batch: int = 1, *, replace: bool = T
     Source: batches of one: derived (ours); larger ones likewise, from ``E[A M A] = E[g gᵀ M g gᵀ] / B + (1 - 1/B) H M H`` with replacement.
     """
     n = gradients.shape[0]
+    batch = int(batch) if isinstance(batch, np.integer) else batch
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1 or (not replace and batch > n):
         limit = "" if replace else f" and at most {n}, as many as there are samples"
         raise ValueError(f"the batch must be a whole number of at least 1{limit}: got {batch!r}.")
@@ -119,7 +122,7 @@ def moments(gradients: Float[Array, "n p"], batch: int = 1, *, replace: bool = T
 
 
 def thresholds(
-    gradients: Float[Array, "n p"], batch: int = 1, *, replace: bool = True, products: int = 400
+    gradients: Float[Array, "n p"], batch: int | np.integer = 1, *, replace: bool = True, products: int = 400
 ) -> Thresholds:
     """The four step sizes at an interpolating minimum; see `Thresholds`.
 
@@ -156,7 +159,7 @@ def thresholds(
     return Thresholds(
         2 / pair.values[0],
         jnp.where(quartic > 0, 2 * trace / quartic, jnp.inf),
-        2 * batch / trace,
+        2 * int(batch) / trace,
         2 / h[0],
         pair.residuals[0],
     )
@@ -168,13 +171,17 @@ class Diagram(NamedTuple):
     Attributes:
       etas: [E] step sizes; batches: [B] samples of a step.
       growth: [E, B, runs] loss at the end over loss at the start; infinite where it overflowed.
-      escaped: [E, B] share of runs whose loss was above where it began, or not finite.
+      escaped: [E, B] share of runs whose loss was at some step 100 times what it was at the start, so that the deviation was ten times
+        as large, or not finite. A run that leaves may settle in a flatter minimum, so its end does not tell.
+      control: [E, runs] and ``control_escaped``: [E], the same of gradient descent on all samples, from the same deviations.
     """
 
     etas: Float[np.ndarray, " E"]
     batches: np.ndarray
     growth: Float[np.ndarray, "E B runs"]
     escaped: Float[np.ndarray, "E B"]
+    control: Float[np.ndarray, "E runs"]
+    control_escaped: Float[np.ndarray, " E"]
 
 
 def stability_diagram(
@@ -189,13 +196,13 @@ def stability_diagram(
     runs: int = 8,
     away: float = 1e-3,
 ) -> Diagram:
-    """Runs of SGD that begin beside a minimum, in lanes over step sizes, batches and runs, on the model itself.
+    """Runs of SGD that begin beside a minimum, in lanes over step sizes, batches and runs, on the model itself, and of gradient descent.
 
     The targets are the outputs at ``params``, so these are a minimum that fits every sample. Batches are drawn with replacement. Note
     that single runs bear more than the thresholds of the second moment: its growth comes from rare batches that a run may never meet,
     so a run below ``exact`` returns, and one above it need not leave. For gradient descent both are one.
 
-    Runs on the host; one compiled program.
+    Runs on the host; two compiled programs.
 
     Args:
       output: (params, one input) -> scalar.
@@ -232,23 +239,42 @@ def stability_diagram(
     def whole(at: Array) -> Array:
         return jnp.mean((outputs(at, inputs) - targets) ** 2) / 2
 
-    def one(eta: Array, size: Array, run: Array) -> Array:
+    def aside(run: Array) -> tuple[Array, Array]:
+        """The key of a run, and where it begins."""
         drawn = jax.random.fold_in(key, run)
-        aside = jax.random.normal(drawn, theta.shape, theta.dtype)
-        begin = theta + away * jnp.linalg.norm(theta) / jnp.linalg.norm(aside) * aside
+        way = jax.random.normal(drawn, theta.shape, theta.dtype)
+        return drawn, theta + away * jnp.linalg.norm(theta) / jnp.linalg.norm(way) * way
+
+    def one(eta: Array, size: Array, run: Array) -> tuple[Array, Array]:
+        drawn, begin = aside(run)
         weights = jnp.where(jnp.arange(most, dtype=jnp.int32) < size, 1 / size.astype(theta.dtype), 0)
 
-        def step(place: Array, at: Array) -> Array:
+        def move(place: Array, at: Array) -> Array:
             places = jax.random.randint(jax.random.fold_in(drawn, place + 1), (most,), 0, n)
             return at - eta * jax.grad(loss)(at, places, weights)
 
-        return whole(jax.lax.fori_loop(0, steps, step, begin)) / whole(begin)
+        return followed(move, begin)
 
-    grid = np.meshgrid(etas, sizes, np.arange(runs), indexing="ij")
-    lanes = [jnp.asarray(part.ravel()) for part in grid]
-    growth = jax.jit(jax.vmap(one))(
-        lanes[0].astype(theta.dtype), lanes[1].astype(jnp.int32), lanes[2].astype(jnp.int32)
-    )
-    shaped = np.asarray(growth, np.float64).reshape(grid[0].shape)
-    shaped = np.where(np.isfinite(shaped), shaped, np.inf)
-    return Diagram(etas, sizes, shaped, np.mean(shaped > 1, axis=2))
+    def descent(eta: Array, run: Array) -> tuple[Array, Array]:
+        return followed(lambda _, at: at - eta * jax.grad(whole)(at), aside(run)[1])
+
+    def followed(move: Callable[[Array, Array], Array], begin: Array) -> tuple[Array, Array]:
+        """Loss at the end over that at the start, and whether it was ever far above."""
+        scale = whole(begin)
+
+        def step(place: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            at = move(place, carry[0])
+            return at, carry[1] | ~(whole(at) <= FAR * scale)  # what is not a number is far
+
+        end, far = jax.lax.fori_loop(0, steps, step, (begin, jnp.zeros((), jnp.bool_)))
+        return whole(end) / scale, far
+
+    def over(function: Callable[..., tuple[Array, Array]], *axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Growth on the grid of these axes, infinite where it overflowed, and the share of runs, the last axis, that went far."""
+        grid = np.meshgrid(*axes, indexing="ij")
+        lanes = [jnp.asarray(part.ravel()) for part in grid]
+        lanes = [lanes[0].astype(theta.dtype), *(lane.astype(jnp.int32) for lane in lanes[1:])]
+        growth, far = (np.asarray(part).reshape(grid[0].shape) for part in jax.jit(jax.vmap(function))(*lanes))
+        return np.where(np.isfinite(growth), growth, np.inf).astype(np.float64), np.mean(far, axis=-1)
+
+    return Diagram(etas, sizes, *over(one, etas, sizes, np.arange(runs)), *over(descent, etas, np.arange(runs)))

@@ -53,7 +53,8 @@ def sharpness(
     """The k largest eigenvalues of the Hessian of ``loss`` at ``params``, their vectors and residuals.
 
     Lanczos with full re-orthogonalisation, without the Hessian; safe under jit (jit it: every call without compiles anew) and vmap. Cost:
-    some 24 products from a cold start, 8 to 12 from the result at a point nearby.
+    some 24 products from a cold start, 8 to 12 from the result at a point nearby. With ReLU activations it is the sharpness of the
+    current linear piece.
 
     Args:
       loss: params -> scalar, closed over its data.

@@ -37,7 +37,7 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Any:
     grid = figure.subplots(len(seen), 3, squeeze=False)
     measures = (
         ("rank", "rank", "linear"),
-        ("beyond", "singular value beyond the true rank", "log"),
+        ("beyond", "singular value beyond the rank", "log"),
         ("error", "relative error of all entries", "log"),
     )
     for axes, observed in zip(grid, seen, strict=True):

@@ -102,5 +102,5 @@ def test_too_few_eigenpairs_are_a_status(flowing):
 def test_bad_input_is_a_clear_error():
     with pytest.raises(ValueError, match=r"k .eigenpairs. must be from 0 to the number of parameters, 4: got 5"):
         central_flow(valleys, jnp.zeros(4), ETA, steps=1, k=5)
-    with pytest.raises(ValueError, match="steps and substeps must be at least 1: got 0 and 4"):
+    with pytest.raises(ValueError, match="steps must be a whole number of at least 1: got 0"):
         central_flow(valleys, jnp.zeros(4), ETA, steps=0)

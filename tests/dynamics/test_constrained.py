@@ -141,6 +141,18 @@ def test_divergence_is_a_status_and_not_an_exception(runs):
     assert int(seen.inside) < 120
 
 
+def test_where_the_sharpness_never_rises_there_is_no_edge_and_onset_says_so():
+    def of(sign, theta):
+        """A bowl, a hill, or a slope without curvature: the sharpness is 2 sign everywhere."""
+        return sign * jnp.sum(theta**2) + theta[0]
+
+    find = jax.jit(lambda sign: onset(functools.partial(of, sign), jnp.array([0.3, 0.2]), steps=5))
+    for sign, eta in ((1.0, 1 / 0.97), (0.0, np.inf), (-1.0, np.inf)):
+        met = find(sign)
+        assert int(met.status) == Status.OUT_OF_DOMAIN
+        assert float(met.eta) == pytest.approx(eta)
+
+
 def test_onset_finds_the_peak_of_the_sharpness_and_where_the_edge_is_met():
     def rise(theta):
         """Sharpness 1 + b along a, with b going to 2 by gradient flow."""
@@ -175,12 +187,14 @@ def test_the_period_tends_to_that_of_the_linearised_map_and_is_that_of_the_itera
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: track(valley, START, ETA, steps=0), "steps must be at least 1: got 0"),
+        (lambda: track(valley, START, ETA, steps=0), "steps must be a whole number of at least 1: got 0"),
         (
             lambda: track(valley, START, ETA, steps=2, form="exact"),
             "form must be one of simple, full, generalised: got 'exact'",
         ),
         (lambda: constrained.project(valley, START, ETA, sweeps=0), "sweeps must be at least 1: got 0"),
+        (lambda: onset(valley, START, steps=0), "steps must be a whole number of at least 1: got 0"),
+        (lambda: track(valley, START, -0.1, steps=2), "eta .* must be positive and finite: got -0.1"),
         (lambda: onset(valley, START, 1.2), "f .* must be above 0 and at most 1: got 1.2"),
     ],
 )

@@ -148,7 +148,9 @@ def test_the_loss_may_take_a_batch():
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: monitor(net, every=0), "every must be positive: got 0"),
+        (lambda: monitor(net, every=0), "every must be a whole number of at least 1: got 0"),
+        (lambda: monitor(net, every=True), "every must be a whole number of at least 1: got True"),
+        (lambda: monitor(lambda w: w).update(monitor(net).init(jnp.ones(3)), jnp.ones(3)), "to one real number"),
         (lambda: monitor(net, tol=float("nan")), "tol must be positive: got nan"),
         (lambda: monitor(net, k=40).init(PARAMS), "at most the number of parameters, 16: got 40"),
         (lambda: monitor(net).init({"w": jnp.ones(2, jnp.bfloat16)}), "bfloat16"),

@@ -112,6 +112,11 @@ def test_a_single_sample_has_one_threshold():
     np.testing.assert_allclose(found[:4], 2 / 25, rtol=1e-9)
 
 
+def test_a_batch_may_be_a_number_of_numpy():
+    gradients = jnp.asarray([[3.0, 4.0], [1.0, 0.0]])
+    assert sgd.thresholds(gradients, np.int64(2)) == sgd.thresholds(gradients, 2)
+
+
 def test_without_any_gradient_nothing_limits_the_step():
     found = sgd.thresholds(jnp.zeros((3, 2)))
     assert all(np.isposinf(threshold) for threshold in found[:4])
@@ -149,6 +154,10 @@ def test_runs_return_below_the_threshold_and_leave_where_even_gradient_descent_d
     assert diagram.escaped[0].tolist() == [0.0, 0.0]
     assert np.all(diagram.growth[0] < 0.1)
     assert diagram.escaped[1, 0] > 0.5  # one sample at a time leaves first
+    # On outputs that are linear gradient descent decays or grows at the rate of its largest eigenvalue.
+    assert diagram.control.shape == (2, 6)
+    assert diagram.control_escaped.tolist() == [0.0, 1.0]
+    assert np.all(diagram.control[0] < 0.1)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 from jax.experimental.sparse.linalg import lobpcg_standard
 
-from pruneft.dynamics import Sharpness, hessian_product, midpoint, sharpness, sharpness_gradient, traces
+from pruneft.dynamics import (
+    Sharpness,
+    central_flow,
+    hessian_product,
+    midpoint,
+    onset,
+    orbit,
+    sharpness,
+    sharpness_gradient,
+    traces,
+    track,
+)
 from pruneft.status import Status
 
 
@@ -134,6 +145,17 @@ def test_curvature_that_is_not_finite_is_a_status():
     assert np.all(np.isnan(found.eigenvalues))
 
 
+def test_a_kink_is_not_seen_by_derivatives_but_the_pieces_beside_it_are():
+    def loss(w):
+        return jnp.sum(jax.nn.relu(w - 1) ** 2)
+
+    sides = [sharpness(loss, jnp.array([at]), 1) for at in (0.999, 1.001)]
+    assert [float(side.eigenvalues[0]) for side in sides] == [0, 2]
+    # The sharpness jumps by 2 in between, and its gradient is zero on both sides.
+    for at in (0.999, 1.001):
+        assert float(sharpness_gradient(loss, jnp.array([at]), jnp.ones(1))[0]) == 0
+
+
 def test_what_misses_the_tolerance_is_not_returned_as_an_eigenvalue():
     H, _ = matrix(np.linspace(1, 0.99, 60))
     short = jax.jit(
@@ -228,3 +250,26 @@ def test_a_previous_result_of_another_model_is_refused():
         sharpness(lambda p: jnp.sum(p**2), jnp.ones(3), previous=old)
     with pytest.raises(ValueError, match="probes must be at least 2"):
         traces(lambda p: jnp.sum(p**2), jnp.ones(3), jax.random.key(0), probes=1)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda loss, params: onset(loss, params, steps=2),
+        lambda loss, params: track(loss, params, 0.1, steps=2),
+        lambda loss, params: central_flow(loss, params, 0.1, steps=2),
+        lambda loss, params: orbit(loss, params, 0.1),
+    ],
+)
+def test_every_call_refuses_a_vector_and_half_precision(call):
+    with pytest.raises(ValueError, match="expected a function from params to one real number"):
+        call(lambda w: w, jnp.ones(3))
+    with pytest.raises(ValueError, match="Convert half precision"):
+        call(jnp.sum, jnp.ones(3, jnp.float16))
+
+
+@pytest.mark.parametrize("eta", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_step_size_that_is_none_is_refused(eta):
+    for call in (functools.partial(track, steps=2), functools.partial(central_flow, steps=2), orbit):
+        with pytest.raises(ValueError, match=f"must be positive and finite: got {eta}"):
+            call(jnp.sum, jnp.ones(3), eta)

@@ -115,11 +115,27 @@ def test_a_history_shows_the_run_its_prediction_and_where_the_theory_ends():
     seen |= {"x": -steps, "x_predicted": steps, "distance": steps, "distance_predicted": steps / 2}
     figure = edge_figure.history({**seen, "eta": np.float64(0.5), "inside": np.int32(4)})
     loss, sharp, out, away = figure.axes
-    np.testing.assert_array_equal(out.lines[0].get_ydata(), -steps)
-    np.testing.assert_array_equal(out.lines[1].get_ydata(), steps)
+    np.testing.assert_array_equal(out.lines[0].get_ydata(), [0, 1, -2, 3, -4, 5])  # every other sign is turned
+    np.testing.assert_array_equal(out.lines[1].get_ydata(), [0, -1, 2, -3, 4, -5])
     assert 4.0 in sharp.lines[-1].get_ydata()  # 2 / eta
     assert len(loss.patches) == 1
     assert away.get_ylim()[0] == 0
+    assert "outside the domain of the theory" in [text.get_text() for text in figure.legends[0].texts]
+
+
+def test_the_stability_diagram_of_sgd_shows_shares_thresholds_and_the_control():
+    seen = edge_recipes.diagram(steps=60, runs=2, places=6, batches=(1, 4))
+    assert np.all(seen["exact"] <= np.minimum(seen["quartic"], seen["sharpness"]) * (1 + 1e-9))
+    # The control is drawn beside SGD: at the largest step size it leaves too, at the smallest nothing does.
+    assert (seen["control_escaped"][-1], seen["control_escaped"][0]) == (1, 0)
+    figure = edge_figure.stability(seen)
+    ax = figure.axes[0]
+    shown = np.asarray(ax.collections[0].get_array())
+    np.testing.assert_array_equal(shown, [*seen["escaped"].T, seen["control_escaped"]])
+    labels = [line.get_label() for line in ax.lines]
+    assert len(labels) == 4
+    exact = ax.lines[0].get_xdata()
+    assert exact == pytest.approx([*seen["exact"], seen["sharpness"][0]])
 
 
 def test_recipes_name_functions_and_cells_that_exist():
