@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from pruneft.plot import new_figure
-from pruneft.plot._style import LABEL_SIZE, MARKERS, dress, legend_of_figure, open_frame, series_style
+from pruneft.plot._style import LABEL_SIZE, MARKERS, dress, legend_of_figure, log_axis, open_frame, series_style
 
+_TITLES = {"mlp": "dense", "cnn": "convolutional"}
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -40,12 +41,10 @@ def draw(rows: Rows) -> Any:
         _over_zeros(right, mine)
         for ax in (left, right):
             ax.set_yscale("log")
-            ax.yaxis.set_major_formatter("{x:g}")
-            ax.yaxis.set_minor_formatter("{x:g}")
+            log_axis(ax.yaxis, *ax.get_ylim())
             dress(ax, y="errors on test pictures, %" if ax is left else None)
-            ax.tick_params(which="minor", labelsize=LABEL_SIZE - 2)
             open_frame(ax)
-        left.set_title(f"{model}, {mine[0]['steps']} steps", fontsize=LABEL_SIZE, loc="left")
+        left.set_title(f"{_TITLES.get(model, model)}, {mine[0]['steps']} steps", fontsize=LABEL_SIZE, loc="left")
     handles = {handle.get_label(): handle for ax in grid.ravel() for handle in ax.get_legend_handles_labels()[0]}
     legend_of_figure(figure, list(handles.values()), columns=4)
     return figure
@@ -68,6 +67,10 @@ def _over_period(ax: Any, rows: Rows) -> None:
             ax.axhline(float(np.mean(alone)), **_dashed(place, f"Adam, rate {rate:g}"))
             ax.axhspan(min(alone), max(alone), color=series_style(place)["color"], alpha=0.1, linewidth=0)
     ax.set_xscale("log")
+    periods = sorted({row["period"] for row in rows if row["method"] == "laperm"})
+    if periods:
+        ax.set_xticks(periods, [str(period) for period in periods])
+        ax.minorticks_off()
     dress(ax, x="steps from sync to sync" + (f", {least:.0%} zeros" if least else ""))
 
 

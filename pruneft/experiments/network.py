@@ -255,7 +255,8 @@ NETWORK = Experiment(
     inputs=inputs,
     trial=trial,
     module=__name__,
-    default_grid={"keep": (0.1, 0.25, 0.5, 1.0), "method": METHODS},
+    # Chance is always among the ways; those that know no criterion are one cell for both.
+    default_grid={"keep": (0.1, 0.25, 0.5, 1.0), "method": METHODS, "criterion": ("norm", "random")},
     default_seeds=4,
     padded=(),
     settings=f"{_USUAL!r}",

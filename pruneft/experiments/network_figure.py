@@ -12,6 +12,11 @@ from pruneft.plot._style import MARKERS, dress, legend_of_figure, open_frame, se
 
 _TITLES = {"mlp": "dense", "cnn": "convolutional", "transformer": "transformer"}
 _WAYS = ("gradual", "scratch", "one-shot")
+_BASELINES = {
+    "from scratch": (0, (4, 1.6)),
+    "one-shot, random": (0, (1, 1.5)),
+}  # line styles of what is there to be beaten
+_APART = 1.025  # from one line's points to the next one's, so that bars do not cover one another
 
 
 def draw(rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -32,7 +37,7 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Any:
     for ax, model in zip(panels, models, strict=True):
         mine = [row for row in rows if row["model"] == model]
         for place, way in enumerate(ways):
-            _line(ax, [row for row in mine if _label(row) == way], place, way)
+            _line(ax, [row for row in mine if _label(row) == way], place, way, _APART ** (place - (len(ways) - 1) / 2))
         keeps = sorted({row["keep"] for row in mine})
         ax.set_xscale("log")
         ax.set_xticks(keeps, [f"{keep:g}" for keep in keeps])
@@ -43,12 +48,16 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Any:
     return figure
 
 
-def _line(ax: Any, rows: Sequence[Mapping[str, Any]], place: int, label: str) -> None:
+def _line(ax: Any, rows: Sequence[Mapping[str, Any]], place: int, label: str, aside: float) -> None:
+    """One way to a width, its points moved by a factor; baselines are grey."""
+    style = series_style(place)
+    if label in _BASELINES:
+        style = {"color": "0.45", "linestyle": _BASELINES[label]}
     keeps = sorted({row["keep"] for row in rows})
     values = [np.array([100 * row["accuracy"] for row in rows if row["keep"] == keep]) for keep in keeps]
     spread = [part.std(ddof=1) if part.size > 1 else 0.0 for part in values]
     ax.errorbar(
-        keeps,
+        [keep * aside for keep in keeps],
         [part.mean() for part in values],
         spread,
         label=label,
@@ -57,7 +66,7 @@ def _line(ax: Any, rows: Sequence[Mapping[str, Any]], place: int, label: str) ->
         linewidth=1.1,
         elinewidth=0.7,
         capsize=1.5,
-        **series_style(place),
+        **style,
     )
 
 
@@ -67,6 +76,6 @@ def _label(row: Mapping[str, Any]) -> str:
     return {"gradual": "gradual", "scratch": "from scratch"}[row["method"]]
 
 
-def _order(row: Mapping[str, Any]) -> tuple[int, str]:
-    """Gradual first, then from scratch, then the criteria."""
-    return _WAYS.index(row["method"]), str(row["criterion"])
+def _order(row: Mapping[str, Any]) -> tuple[int, bool, str]:
+    """Gradual first, then from scratch and chance, then the criteria."""
+    return _WAYS.index(row["method"]), row["criterion"] != "random", str(row["criterion"])

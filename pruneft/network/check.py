@@ -135,8 +135,10 @@ def _compare(first: Reader, again: Reader, smaller: Callable[[Axis], Axis]) -> t
         for old, new in zip(before.outs, now.outs, strict=True):
             if not _same(old, new, smaller):
                 raise _Refused(f"a size written into the model no longer fits in {before.primitive}")
-        if before.numbers != now.numbers:
-            old_number, new_number = next((a, b) for a, b in zip(before.numbers, now.numbers) if a != b)
+        # NaN, as in the guards of jnp.var, is equal to itself here.
+        other = [(a, b) for a, b in zip(before.numbers, now.numbers) if a != b and not (a != a and b != b)]
+        if other:
+            old_number, new_number = other[0]
             remarks.append(f"a constant of the model depends on the width: {old_number:g} becomes {new_number:g}")
         if before.counted != now.counted:
             remarks.append(f"{before.primitive} counts the groups")

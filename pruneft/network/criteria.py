@@ -24,7 +24,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from pruneft.network.families import Families, Family, Member
-from pruneft.network.trees import map_arrays, named_arrays, with_arrays
+from pruneft.network.trees import kept_beside, map_arrays, named_arrays, with_arrays
 
 Loss = Callable[[Any, Any], Float[Array, ""]]
 Scores = dict[str, Float[Array, " n"]]
@@ -61,7 +61,7 @@ def scores(
       power: of the norm, 1 or 2.
       members: which count, ``"all"`` or ``"producers"``; all for norms, producers for the others, whose sums over producers and
         over consumers estimate the same.
-      statistics: regular expression of paths that count for nothing.
+      statistics: regular expression of paths that count for nothing, as an `equinox.nn.State` never does.
       damping: mu in H + mu I, ``"obs"`` only. probes: of the diagonal.
 
     Raises:
@@ -78,7 +78,7 @@ def scores(
     if criterion in ("random", "obd") and key is None:
         raise ValueError(f"the criterion {criterion!r} draws: give it a key.")
     chosen = members or ("all" if criterion in ("norm", "normalised") else "producers")
-    groups = Groups(families, chosen, statistics)
+    groups = Groups(families, chosen, statistics, kept_beside(params))
     if criterion == "random":
         assert key is not None
         return {f.name: jax.random.uniform(jax.random.fold_in(key, i), (f.width,)) for i, f in enumerate(families)}
@@ -118,7 +118,7 @@ def obs_update(
     Raises:
       ValueError: the Hessian would be too large.
     """
-    groups = Groups(families, "producers", STATISTICS)
+    groups = Groups(families, "producers", STATISTICS, kept_beside(params))
     floats, whole = _floating(params)
     flat, back = ravel_pytree(floats)
     inverse = _inverse(lambda weights, samples: loss(whole(weights), samples), floats, batch, damping)
@@ -149,13 +149,14 @@ def _inverse(value: Loss, floats: dict[str, Array], batch: Any, damping: float) 
 
 
 class Groups:
-    """Sums over groups, of the members that count: ``chosen`` is ``"all"`` or ``"producers"``."""
+    """Sums over groups, of the members that count: ``chosen`` is ``"all"`` or ``"producers"``, and none of ``beside``."""
 
-    def __init__(self, families: Families, chosen: str, statistics: str) -> None:
+    def __init__(self, families: Families, chosen: str, statistics: str, beside: frozenset[str]) -> None:
         self.families = families
         self.members: dict[str, list[Member]] = {}
         for family in families:
             some = family.members if chosen == "all" else family.producers
+            some = tuple(m for m in some if m.path not in beside)
             self.members[family.name] = [m for m in some if not (statistics and re.search(statistics, m.path))]
 
     def sums(self, values: Any) -> Scores:

@@ -118,7 +118,18 @@ class Product:
     """
 
     factor: int
-    lengths: tuple[tuple[int, Mapping[str, float]], ...]
+    lengths: tuple[tuple[float, Mapping[str, float]], ...]
+
+    def fixed(self, widths: Mapping[str, int]) -> Product:
+        """The same where some families no longer change, at these widths."""
+        lengths = [
+            (
+                constant + sum(each * widths[name] for name, each in varied.items() if name in widths),
+                {name: each for name, each in varied.items() if name not in widths},
+            )
+            for constant, varied in self.lengths
+        ]
+        return dataclasses.replace(self, lengths=tuple(lengths))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +173,52 @@ class Families(Sequence[Family]):
         return tuple(family.name for family in self.items)
 
     def replace(self, items: Sequence[Family], **changes: Any) -> Families:
-        """The same report with other families."""
+        """The same report with other families; those that are left out stay whole."""
+        names = {family.name for family in items}
+        gone = [family for family in self.items if family.name not in names]
+        if gone and "whole" not in changes:
+            left = [
+                Whole(path=m.path, axis=m.axis, count=m.indices.size, why="left out") for f in gone for m in f.members
+            ]
+            changes["whole"] = (*self.whole, *left)
+        if gone and "products" not in changes:
+            widths = {family.name: family.width for family in gone}
+            changes["products"] = tuple(product.fixed(widths) for product in self.products)
         return dataclasses.replace(self, items=tuple(items), **changes)
+
+    def part(self, tree: Any, at: str = "") -> Families:
+        """The families as seen from a part of the parameters: members elsewhere are left out, names and masks stay the same.
+
+        For an optimiser that holds the weights alone, while running averages live beside them::
+
+            optax.chain(optax.adam(1e-3), gradual_threshold(families.part(nnx.state(model, nnx.Param)), 0.5, steps=1000))
+            optax.chain(optax.adam(1e-3), gradual_threshold(families.part(model, at="0/"), 0.5, steps=1000))  # of (model, state)
+
+        Args:
+          tree: the part.
+          at: what names in the whole begin with before those of the part.
+
+        Raises:
+          ValueError: an array of the part is not among those that the families were found for, or has another shape.
+        """
+        mine = {name: tuple(leaf.shape) for name, leaf in named_arrays(tree).items()}
+        for name, shape in mine.items():
+            if self.shapes.get(at + name) != shape:
+                known = f"has shape {self.shapes[at + name]} there" if at + name in self.shapes else "is not there"
+                raise ValueError(
+                    f"{name} of shape {shape} is no part of what was grouped: {at + name} {known}. Names begin with "
+                    f"{', '.join(sorted({each.split('/')[0] for each in self.shapes}))}; give what comes before the part's own as at=."
+                )
+        items = []
+        for family in self.items:
+            members = [
+                dataclasses.replace(m, path=m.path.removeprefix(at))
+                for m in family.members
+                if m.path.startswith(at) and m.path.removeprefix(at) in mine
+            ]
+            if members:
+                items.append(dataclasses.replace(family, members=tuple(members)))
+        return Families(items=tuple(items), shapes=mine)
 
     def parameters(self, widths: Mapping[str, int] | None = None) -> int:
         """How many numbers the model's arrays hold, at given widths of some families (the present ones)."""
@@ -200,7 +255,8 @@ class Families(Sequence[Family]):
         for name, shape in self.shapes.items():
             if name not in now:
                 raise ValueError(
-                    f"the model has changed since its groups were found: {name} is gone. Call groups() again."
+                    f"the model has changed since its groups were found: {name} is gone. Call groups() again, or use "
+                    "families.part() where only a part of the arrays is at hand."
                 )
             if now[name] != shape:
                 raise ValueError(

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from pruneft.network.criteria import STATISTICS, Groups
 from pruneft.network.families import Families
-from pruneft.network.trees import map_arrays, named_arrays
+from pruneft.network.trees import kept_beside, map_arrays, named_arrays
 from pruneft.penalty import check_beta
 
 
@@ -39,7 +39,7 @@ def smoothed_group_penalty(
     Raises:
       ValueError: ``beta`` is a Python number that is not positive.
     """
-    groups = Groups(families, "producers", STATISTICS)
+    groups = Groups(families, "producers", STATISTICS, kept_beside(params))
     squares = groups.sums(map_arrays(lambda _, leaf: jnp.square(leaf), params))
     if beta is None:
         every = jax.lax.stop_gradient(jnp.concatenate([squares[f.name] for f in families]))
@@ -65,7 +65,7 @@ def prox_groups(params: Any, families: Families, step: float | Float[Array, ""])
       ValueError: an array makes units of two families, so that groups overlap and there is no closed form.
     """
     owners: dict[str, str] = {}
-    groups = Groups(families, "producers", STATISTICS)
+    groups = Groups(families, "producers", STATISTICS, kept_beside(params))
     for family in families:
         for member in groups.members[family.name]:
             other = owners.setdefault(member.path, f"{family.name} along axis {member.axis}")

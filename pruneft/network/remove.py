@@ -144,7 +144,8 @@ def remove(
         remarks=remarks,
         **measured,
     )
-    state = None if opt_state is None else sliced_state(opt_state, families, stays)
+    # Moments of an Equinox model are models themselves, with sizes beside the arrays.
+    state = None if opt_state is None else _or_raw(sliced_state(opt_state, families, stays))
     return Removal(small, after, report, state)
 
 

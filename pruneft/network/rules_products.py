@@ -80,10 +80,12 @@ def convolution(reader: Reader, equation: Any, ins: list[Value]) -> list[Value]:
         repeated = inputs.repeat(outputs.size // groups)
         axes[numbers.out_spec[1]] = reader.tie(outputs, repeated, "a depthwise kernel works on channels that stay")
     else:
-        if labelled(lhs.axes[batch]) or labelled(inputs) or any(labelled(each) for each in rhs.axes):
-            reader.unknown.append("conv_general_dilated with groups")
-        for value in ins:
-            reader.stay(value, "a grouped convolution that is not depthwise keeps its channels")
+        name = "conv_general_dilated with groups"
+        if name not in reader.unknown and any(labelled(axis) for value in ins for axis in value.axes):
+            reader.unknown.append(name)
+        stays = [reader.stay(value, "a grouped convolution that is not depthwise keeps its channels") for value in ins]
+        # Counted all the same: each output meets one group of channels, the length of the kernel's axis.
+        reader.multiplies(*axes, stays[1].axes[takes], *(stays[1].axes[place] for place in kernel_space))
         return [out]
     # A depthwise kernel's axis of input channels has length one, so this is right for it too.
     reader.multiplies(*axes, rhs.axes[takes], *(rhs.axes[place] for place in kernel_space))

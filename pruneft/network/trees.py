@@ -36,6 +36,19 @@ def named_arrays(tree: Any) -> dict[str, Any]:
     return {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if is_array(leaf)}
 
 
+def kept_beside(tree: Any) -> frozenset[str]:
+    """Names of the arrays in an `equinox.nn.State`: running averages, which only their place tells from weights."""
+
+    def is_state(node: Any) -> bool:
+        return type(node).__name__ == "State" and type(node).__module__.startswith("equinox.")
+
+    found = []
+    for path, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_state):
+        if is_state(node):
+            found += [name_of((*path, *inside)) for inside, _ in jax.tree_util.tree_leaves_with_path(node)]
+    return frozenset(found)
+
+
 def map_arrays(function: Callable[[str, Any], Any], tree: Any) -> Any:
     """The tree with ``function(name, array)`` in place of every array."""
     return jax.tree_util.tree_map_with_path(

@@ -72,8 +72,9 @@ def shared_value_init(
     Raises:
       ValueError: a probability is out of range, or the value is zero or not finite.
 
-    Source: published: Qiu and Suda (2020), arXiv:2003.02570, with 0.03 and 1/15, 1/7, 1/3 kept in three layers. With three layers we
-      have not come beyond chance on small digits; with one layer we have not tried.
+    Source: published: Qiu and Suda (2020), arXiv:2003.02570, with 0.03 and 1/15, 1/7, 1/3 kept in three layers. On
+      small digits without biases (one seed, chance 10 percent) one layer reached 86 percent (value 0.1, half kept, rate 3e-3,
+      period 100, 300 steps), and three layers 61 as published (rate 1e-3, period 250, 1500 steps), 72 with 0.05 and 3000 steps.
     """
 
     def of(drawn: Array, path: str, leaf: Array) -> Array:

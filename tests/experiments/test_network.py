@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pruneft import network
+from pruneft import network, sweep
 from pruneft.experiments import load, network_figure
 from pruneft.experiments.network import NETWORK, Training, resolve, trial
 from pruneft.experiments.network_models import MODELS, digits, families, weights
@@ -77,6 +77,14 @@ def test_only_one_shot_pruning_has_a_criterion():
 def test_cells_that_make_no_sense_are_errors(cell, message):
     with pytest.raises(ValueError, match=message):
         resolve(cell)
+
+
+def test_a_sweep_that_names_no_grid_holds_both_baselines_once():
+    ways = [
+        (cell["keep"], cell["method"], cell["criterion"]) for cell in sweep.cells(NETWORK, sweep.make_grid(NETWORK))
+    ]
+    assert len(ways) == len(set(ways)) == 4 * 4
+    assert {(0.25, "scratch", "norm"), (0.25, "one-shot", "random")} <= set(ways)
 
 
 def test_figure_has_a_line_for_every_way():

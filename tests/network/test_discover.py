@@ -161,3 +161,18 @@ def test_transformer_has_a_stream_heads_and_feed_forward_units():
     # Layer normalisation counts the width of the stream; heads and feed-forward units go without a trace.
     assert [f.width for f in found if not f.exact] == [6]
     assert "normalisation" in next(f for f in found if not f.exact).remarks[0]
+
+
+def test_a_variance_flags_what_it_runs_over_and_nothing_else():
+    """jnp.var, which Equinox normalises by, guards its division by a NaN in the program."""
+
+    def normalised(p, x):
+        h = x @ p["in"]
+        s = (h - h.mean(-1, keepdims=True)) / jnp.sqrt(h.var(-1, keepdims=True) + 1e-5)
+        return (h + jax.nn.relu(s @ p["up"]) @ p["down"]) @ p["out"]
+
+    found = network.groups(
+        normalised, models.tree({"in": (6, 4), "up": (4, 5), "down": (5, 4), "out": (4, 3)}), models.ROWS
+    )
+    assert {family.width: family.exact for family in found} == {4: False, 5: True}
+    assert not any("nan" in remark for family in found for remark in family.remarks)

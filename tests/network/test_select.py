@@ -134,3 +134,14 @@ def test_operations_of_written_families_are_unknown():
     written = network.families_of(MLP.params, {"f": [network.Pattern(path="w1", axis=1)]})
     with pytest.raises(ValueError, match="products are not known"):
         network.within({"f": np.ones(8)}, written, flops=100)
+
+
+def test_families_left_out_stay_whole_and_their_operations_are_counted():
+    left = FAMILIES.replace([FAMILIES["k2:3"]])
+    assert left.flops() == FAMILIES.flops()
+    assert left.flops({"k2:3": 2}) == FAMILIES.flops({"k2:3": 2}) < FAMILIES.flops()
+    assert left.parameters({"k2:3": 2}) == FAMILIES.parameters({"k2:3": 2})
+    assert "whole  k1[3], 6: left out" in str(left)
+    # A budget is met by what is left.
+    masks = network.within(drawn(left), left, flops=FAMILIES.flops({"k2:3": 3}))
+    assert sizes(masks) == {"k2:3": 3}
