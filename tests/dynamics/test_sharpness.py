@@ -20,6 +20,7 @@ from pruneft.dynamics import (
     traces,
     track,
 )
+from pruneft.dynamics.lanczos import top
 from pruneft.status import Status
 
 
@@ -273,3 +274,14 @@ def test_a_step_size_that_is_none_is_refused(eta):
     for call in (functools.partial(track, steps=2), functools.partial(central_flow, steps=2), orbit):
         with pytest.raises(ValueError, match=f"must be positive and finite: got {eta}"):
             call(jnp.sum, jnp.ones(3), eta)
+
+
+def test_products_beyond_convergence_do_no_harm():
+    H, _ = matrix(np.r_[6.0, 4.0, np.linspace(3, 0, 58)])
+    single = jnp.asarray(H, jnp.float32)
+    start = jnp.ones(60, jnp.float32)
+    found = top(
+        lambda v: single @ v, start, jax.random.key(0), k=1, width=24, most=200, tol=0.0, check=False
+    )  # 100 steps after the residual has come to rounding
+    assert float(found.values[0]) == pytest.approx(6, rel=2e-6)
+    assert float(found.residuals[0]) < 1e-5
