@@ -17,6 +17,7 @@ from benchmarks.table import Table, seconds
 from benchmarks.timing import Case, interleave, median, ratio
 from pruneft.experiments import digits
 from pruneft.optim import apply_sync, laperm
+from pruneft.optim.laperm import LaPermState
 
 BATCH, STEPS, PERIOD = 50, 100, 100
 ROUNDS = 9
@@ -39,17 +40,17 @@ def training(init: Build, model: Callable[..., Any], transformation: Any, lanes:
 
         return jax.lax.scan(step, (params, state), jnp.arange(STEPS, dtype=jnp.int32))[0]
 
-    def whole(keys: jax.Array) -> Any:
-        def one(key: jax.Array) -> Any:
-            params = init(key)
-            return run(params, transformation.init(params))
+    def start(key: jax.Array) -> Any:
+        params = init(key)
+        return params, transformation.init(params)
 
-        # The counter is the same number in all lanes, so the sync stays a branch.
-        return jax.vmap(one)(keys)
-
-    keys = jax.random.split(jax.random.key(0), lanes)
-    compiled = jax.jit(whole).lower(keys).compile()
-    return lambda: jax.block_until_ready(compiled(keys))
+    params, state = jax.vmap(start)(jax.random.split(jax.random.key(0), lanes))
+    axes: Any = 0
+    if isinstance(state, LaPermState):  # one counter for all lanes, so that the sync stays a branch
+        axes = LaPermState(inner=0, steps=None, synced_at=None, values=0)
+        state = state._replace(steps=state.steps[0], synced_at=state.synced_at[0])
+    compiled = jax.jit(jax.vmap(run, in_axes=(0, axes))).lower(params, state).compile()
+    return lambda: jax.block_until_ready(compiled(params, state))
 
 
 def syncing(init: Build) -> Callable[[], Any]:
