@@ -68,7 +68,7 @@ def sensing(
     lam: float | Float[Array, ""] = 0.0,
     beta: float = 1e-4,
     rank_one: bool = False,
-    dtype: Any = jnp.float64,
+    dtype: Any = None,
 ) -> Problem:
     """Matrix sensing: find ``U U^T`` of rank r with eigenvalues 1, .6, .36, ... from m measurements.
 
@@ -84,12 +84,12 @@ def sensing(
       lam, beta: weight and smoothing of the penalty on the columns.
       rank_one: ``A_i = x_i x_i^T`` with Gaussian x_i, which makes it a two-layer network with quadratic activation,
         ``f(x) = sum_j (u_j . x)^2``, on labels of a teacher with r neurons; else symmetric Gaussian A_i.
-      dtype: float32 or float64.
+      dtype: float32 or float64; the wider one that JAX is set to if not given.
 
     Raises:
-      ValueError: a size below 1, r above d, or a negative lam.
+      ValueError: a size below 1, r above d, a negative lam, or float64 without JAX's 64-bit mode.
     """
-    k = d if k is None else k
+    k, dtype = d if k is None else k, _wanted(dtype)
     for name, size in (("m", m), ("d", d), ("k", k), ("r", r)):
         if size < 1:
             raise ValueError(f"{name} must be at least 1: got {size}.")
@@ -119,7 +119,7 @@ def sensing(
 
 
 def digits(
-    key: Array, *, widths: tuple[int, ...] = (12, 12), classes: int = 3, samples: int = 150, dtype: Any = jnp.float64
+    key: Array, *, widths: tuple[int, ...] = (12, 12), classes: int = 3, samples: int = 150, dtype: Any = None
 ) -> Problem:
     """A network with tanh activation on scikit-learn's handwritten digits, squared loss on one-hot labels, centred inputs.
 
@@ -130,12 +130,13 @@ def digits(
       widths: of the hidden layers.
       classes: the digits 0 to classes - 1, from 2 to 10.
       samples: the first so many of them.
-      dtype: float32 or float64.
+      dtype: float32 or float64; the wider one that JAX is set to if not given.
 
     Raises:
-      ValueError: classes, samples or a width is out of range.
+      ValueError: classes, samples or a width is out of range, or float64 without JAX's 64-bit mode.
     """
     X, y = _digits(classes, samples)
+    dtype = _wanted(dtype)
     sizes = (X.shape[1], *widths, classes)
     if min(sizes) < 1:
         raise ValueError(f"widths must be at least 1: got {widths}.")
@@ -145,6 +146,17 @@ def digits(
         scale = (3 * weights.shape[0]) ** -0.5
         params.append((weights.astype(dtype) * scale, jnp.zeros(weights.shape[1], dtype)))
     return Problem(data={"X": jnp.asarray(X, dtype), "y": jnp.asarray(y, dtype)}, params=params, of=network_loss)
+
+
+def _wanted(dtype: Any) -> Any:
+    wide = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+    if dtype is None:
+        return jnp.float64 if wide else jnp.float32
+    if jnp.dtype(dtype) == jnp.float64 and not wide:
+        raise ValueError(
+            "dtype float64 needs JAX's 64-bit mode: call jax.config.update('jax_enable_x64', True) first, or ask for float32."
+        )
+    return dtype
 
 
 @functools.lru_cache

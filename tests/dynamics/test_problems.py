@@ -77,3 +77,16 @@ def test_digits_are_centred_and_the_network_has_the_size_that_is_said():
 def test_bad_input_is_a_clear_error(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+def test_without_64_bits_the_type_is_single_and_double_is_refused():
+    jax.config.update("jax_enable_x64", False)
+    try:
+        assert sensing(jax.random.key(0)).data["A"].dtype == jnp.float32
+        with pytest.raises(ValueError, match="64-bit mode"):
+            sensing(jax.random.key(0), dtype=jnp.float64)
+        with pytest.raises(ValueError, match="64-bit mode"):
+            digits(jax.random.key(0), dtype="float64")
+    finally:
+        jax.config.update("jax_enable_x64", True)
+    assert sensing(jax.random.key(0)).data["A"].dtype == jnp.float64
