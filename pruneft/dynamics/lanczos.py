@@ -175,7 +175,7 @@ def _look(state: _State, k: int, tol: float | Array) -> _State:
     scale = jnp.max(jnp.where(inside, jnp.abs(values), 0))
     coefficients = ritz[:, :k].T
     found, image = coefficients @ state.basis, coefficients @ state.images
-    # Rayleigh quotients: in single precision ten times as accurate as the values of the projected matrix.
+    # Rayleigh quotients of what is returned: rounding in the projected matrix does not reach the values.
     squares = jnp.sum(found**2, axis=1)
     values = jnp.where(squares > 0, jnp.sum(found * image, axis=1) / jnp.where(squares > 0, squares, 1), values[:k])
     misses = image - values[:, None] * found
