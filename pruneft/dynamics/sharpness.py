@@ -64,7 +64,8 @@ def sharpness(
       previous: result at a point nearby, with any k: start, and the signs of the vectors follow it. Without it the entry of largest size
         of each vector is positive.
       tol: residual to reach; the root of the rounding unit if not given, 1.5e-8 in float64 and 3.5e-4 in float32.
-      width: directions kept, 2 [width, n] numbers of memory beside what one linearised gradient holds; at least 2 k + block. 20, or 4 k if that is more, if not given.
+      width: directions kept, 2 [width, n] numbers of memory beside what one linearised gradient holds; at least 2 k + block. 20,
+        or 4 k if that is more, if not given.
       block: products between two looks at the residuals.
       most: products after which it gives up.
       check: before the residuals are believed, look for what the start may have missed, from a random direction (4 products). If not
