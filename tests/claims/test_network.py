@@ -26,7 +26,7 @@ ONE_SHOT = 0.97  # at half of the width, after fine-tuning
 @functools.cache
 def _rows(method):
     keeps = (0.5,) if method == "one-shot" else tuple(BARS)
-    return rows_of([{"method": (method,), "keep": keeps}], SEEDS, NETWORK)
+    return rows_of([{"method": (method,), "criterion": ("norm",), "keep": keeps}], SEEDS, NETWORK)
 
 
 def _pooled(rows, keep, what="accuracy"):
