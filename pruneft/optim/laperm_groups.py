@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 Rule = Callable[[str, Any], Any]  # (path as in jax.tree_util.keystr, leaf) -> what holds for the leaf
+_SWAPS = 8  # rounds of swapping neighbours before all is sorted again
 FREE = optax.MaskedNode()  # where a leaf is not permuted; optax leaves the same behind for what it masks
 
 
@@ -46,27 +47,73 @@ def nearest_permutation(
 def stable_order(weights: Float[Array, "*groups n"]) -> Int[Array, "*groups n"]:
     """The places of the weights of every group from the least to the greatest, equal ones in the order of their places.
 
-    What ``argsort`` returns for finite numbers, in a quarter of its time on a CPU, where XLA sorts single integers eight times faster
-    than pairs or floats: the bits of a float, made to rise with it, are sorted from the low ones to the high, as many at a time as leave
-    room for the place beside them.
+    What ``argsort`` returns for finite numbers, in a sixth of its time on a CPU, where XLA sorts single integers eight times faster
+    than pairs or floats: the bits of a float, made to rise with it, are sorted with the place beside them. Where a word has no room for
+    all bits, the high ones are sorted and what they leave equal is put right by swapping neighbours.
     """
     n, bits = weights.shape[-1], jnp.finfo(weights.dtype).bits
     word = jnp.uint64 if jax.config.jax_enable_x64 else jnp.uint32  # type: ignore[attr-defined]
-    places = jnp.broadcast_to(jnp.arange(n, dtype=word), weights.shape)
     beside = max(1, (n - 1).bit_length())
     room = jnp.iinfo(word).bits - beside
     if room < 8:  # of so many weights not even a byte would fit beside the place
         return jnp.argsort(weights, axis=-1, stable=True)
-    whole = jnp.dtype(f"uint{bits}")
-    raw = jax.lax.bitcast_convert_type(jnp.where(weights == 0, 0, weights), whole)  # of two zeros none is less
-    top = jnp.asarray(1 << (bits - 1), whole)
-    key = jnp.where(raw >= top, ~raw, raw | top)
-    order = places
-    for begin in range(0, bits, room):
-        part = (jnp.take_along_axis(key, order, axis=-1) >> begin) & ((1 << min(room, bits - begin)) - 1)
-        by_part = jnp.sort((part.astype(word) << beside) | places, axis=-1) & ((1 << beside) - 1)
-        order = jnp.take_along_axis(order, by_part, axis=-1)
+    key = _rising(weights)
+    order = _sorted_by(key >> max(0, bits - room), word, beside)
+    if bits > room:
+        order = _with_all_bits(key, order, word, beside)
     return order.astype(jnp.int32)
+
+
+def _rising(weights: Float[Array, "*groups n"]) -> Array:
+    """Unsigned integers in the order of the weights; of two zeros none is less."""
+    whole = jnp.dtype(f"uint{jnp.finfo(weights.dtype).bits}")
+    raw = jax.lax.bitcast_convert_type(jnp.where(weights == 0, 0, weights), whole)
+    top = jnp.asarray(1 << (jnp.iinfo(whole).bits - 1), whole)
+    return jnp.where(raw >= top, ~raw, raw | top)
+
+
+def _sorted_by(part: Array, word: Any, beside: int) -> Array:
+    """Places in the order of integers that have room for a place beside them."""
+    places = jnp.arange(part.shape[-1], dtype=word)
+    return jnp.sort((part.astype(word) << beside) | places, axis=-1) & ((1 << beside) - 1)
+
+
+def _with_all_bits(key: Array, order: Array, word: Any, beside: int) -> Array:
+    """The order by high bits made the order by all: neighbours swap a few times, and where that is not enough all is sorted again."""
+    bits, room = jnp.iinfo(key.dtype).bits, jnp.iinfo(word).bits - beside
+    even = jnp.arange(key.shape[-1]) % 2 == 0
+
+    def unsorted(keys: Array) -> Array:
+        return jnp.any(keys[..., :-1] > keys[..., 1:])
+
+    def swapped(keys: Array, order: Array, left: Array) -> tuple[Array, Array]:
+        """Where ``left`` is true a place changes with the next one, if that is less."""
+        after, order_after = (jnp.concatenate([a[..., 1:], a[..., -1:]], axis=-1) for a in (keys, order))
+        before, order_before = (jnp.concatenate([a[..., :1], a[..., :-1]], axis=-1) for a in (keys, order))
+        forth, back = left & (keys > after), ~left & (before > keys)
+        return (
+            jnp.where(forth, after, jnp.where(back, before, keys)),
+            jnp.where(forth, order_after, jnp.where(back, order_before, order)),
+        )
+
+    def repair(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        keys, order, turn = carry
+        for left in (even, ~even):
+            keys, order = swapped(keys, order, left)
+        return keys, order, turn + 1
+
+    def again(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        """By the low bits, then by the next ones, and so on up; from the order so far, or XLA would lift all of it out of the loop."""
+        _, order = carry
+        for begin in range(0, bits, room):
+            part = (jnp.take_along_axis(key, order, axis=-1) >> begin) & ((1 << min(room, bits - begin)) - 1)
+            order = jnp.take_along_axis(order, _sorted_by(part, word, beside), axis=-1)
+        return jnp.take_along_axis(key, order, axis=-1), order
+
+    # Loops, not branches: under vmap a branch would be taken by all lanes at every call.
+    start = (jnp.take_along_axis(key, order, axis=-1), order, jnp.zeros((), jnp.int32))
+    keys, order, _ = jax.lax.while_loop(lambda c: unsorted(c[0]) & (c[2] < _SWAPS), repair, start)
+    return jax.lax.while_loop(lambda c: unsorted(c[0]), again, (keys, order))[1]
 
 
 def is_free(node: Any) -> bool:

@@ -85,6 +85,19 @@ def test_the_order_is_that_of_a_stable_argsort(kind, x64):
     np.testing.assert_array_equal(found, np.argsort(exact, axis=-1, kind="stable"))
 
 
+@pytest.mark.parametrize(("kind", "x64"), [("float32", False), ("float64", True)])
+def test_weights_that_differ_in_their_last_bits_are_ordered_too(kind, x64):
+    """Sorting by high bits leaves them all equal; beside them a lane with a few such pairs and one with none."""
+    rng = np.random.default_rng(1)
+    with jax.enable_x64(x64):
+        step = np.finfo(kind).eps
+        close = 1 + step * rng.permutation(90)
+        pairs = np.concatenate([1 + rng.random(60), 3 + step * rng.permutation(30)])
+        lanes = np.stack([close, pairs, rng.standard_normal(90)]).astype(kind)[:, None]
+        found = np.asarray(jax.vmap(_order)(jnp.asarray(lanes)))
+    np.testing.assert_array_equal(found, np.argsort(lanes, axis=-1, kind="stable"))
+
+
 def test_very_long_groups_are_ordered_too():
     weights = np.random.default_rng(0).standard_normal((1, (1 << 17) + 3)).astype(np.float32)
     with jax.enable_x64(False):  # three passes of 14 bits beside 18 for the place
