@@ -20,6 +20,7 @@ from pruneft.penalty import check_beta
 
 Mask = Bool[Array, "..."]
 Norms = Float[Array, "..."]
+_FEW = 256  # groups whose places are counted, not sorted for
 Number = float | Float[Array, "..."]
 
 
@@ -147,5 +148,10 @@ def take_groups(groups: Float[Array, "..."], keep: Mask | np.ndarray, *, axis: i
 
 def _ranks(norms: Norms) -> Int[Array, "..."]:
     """Place of every group when sorted from the largest, ties by lower index, NaN last."""
-    order = jnp.argsort(-jnp.nan_to_num(norms, nan=-jnp.inf), axis=-1, stable=True)
+    clean = jnp.where(jnp.isnan(norms), -jnp.inf, norms)
+    if norms.shape[-1] <= _FEW:  # counting takes a tenth of the time of two sorts
+        place = jnp.arange(norms.shape[-1])
+        first = (clean[..., :, None] == clean[..., None, :]) & (place[:, None] < place)
+        return jnp.sum((clean[..., :, None] > clean[..., None, :]) | first, axis=-2, dtype=jnp.int32)
+    order = jnp.argsort(-clean, axis=-1, stable=True)
     return jnp.argsort(order, axis=-1).astype(jnp.int32)

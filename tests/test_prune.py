@@ -88,6 +88,16 @@ def test_keep_count_keeps_what_a_stable_sort_puts_first(norms, count):
     assert _kept(_count(jnp.asarray(norms), jnp.asarray(count, jnp.int32))) == expected
 
 
+@pytest.mark.parametrize("width", [256, 257])
+def test_many_groups_are_ranked_like_few(width):
+    """Places are counted up to 256 groups and sorted for beyond."""
+    norms = np.round(np.random.default_rng(width).random((3, width)), 2)
+    norms[:, ::17] = NAN
+    expected = [sorted((i for i in range(width) if row[i] == row[i]), key=lambda i: (-row[i], i))[:90] for row in norms]
+    found = np.asarray(_count(jnp.asarray(norms), jnp.asarray(90, jnp.int32)))
+    assert [sorted(row) for row in expected] == [np.flatnonzero(row).tolist() for row in found]
+
+
 def test_masks_of_a_batch_are_those_of_its_rows():
     norms = jnp.asarray(np.random.default_rng(0).random((2, 3, 5)))
 
