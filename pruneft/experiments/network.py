@@ -3,7 +3,8 @@
 Three ways to a width at the same number of steps: ``gradual`` thresholding while training; ``one-shot`` removal by a criterion after three
 quarters of the steps, then fine-tuning; a small network trained from ``scratch``. A lane holds pruned groups at zero, which is the same
 function as the smaller network; training is in float32 whatever the default. Test images, start and batches follow from the
-seed alone, so that all ways meet the same ones.
+seed alone, so that all ways meet the same ones. The optimal brain surgeon (``obs``) has the Fisher matrix for its curvature, and moves the
+weights that stay.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pruneft.status import Status
 from pruneft.trial import Axis, Bucket, Cell, Experiment, Trial, filled
 
 METHODS = ("gradual", "one-shot", "scratch")
-CRITERIA = ("norm", "normalised", "taylor", "fisher", "obd", "random")
+CRITERIA = network.CRITERIA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,9 +215,12 @@ def trial(bucket: Bucket, *, constants: Training = _USUAL) -> Trial:
         """One-shot pruning; the optimiser goes on with what it knows."""
         seen = task.order[constants.test : constants.test + constants.scored]
         batch, key = (images[seen], labels[seen]), jax.random.fold_in(task.key, constants.steps)
-        found = network.scores(criterion, state.params, groups, loss=loss, batch=batch, key=key)
+        found = network.scores(criterion, state.params, groups, loss=loss, batch=batch, key=key, curvature="fisher")
         keep = {f.name: keep_count(found[f.name], task.final[f.name]) for f in groups}
-        params = network.zeroed(state.params, groups, keep)
+        params = state.params
+        if criterion == "obs":
+            params = network.obs_update(params, groups, keep, loss=loss, batch=batch, curvature="fisher")
+        params = network.zeroed(params, groups, keep)
         done = jnp.ones((), jnp.bool_)
         return state._replace(params=params, keep=keep, pruned=done, before=accuracy(task, params))
 

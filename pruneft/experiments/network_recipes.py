@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-_CRITERIA = ("norm", "normalised", "taylor", "fisher", "random")
-
 
 class Recipe(NamedTuple):
     """One figure.
@@ -42,8 +40,10 @@ def cells(
       recipe: of `RECIPES`.
       models, keeps: others than the recipe's.
     """
+    from pruneft.network import CRITERIA  # here, so that a command line that only lists figures does not load it
+
     ways = [{"method": "gradual"}, {"method": "scratch"}]
-    ways += [{"method": "one-shot", "criterion": name} for name in _CRITERIA]
+    ways += [{"method": "one-shot", "criterion": name} for name in CRITERIA]
     return [
         {"model": model, "keep": keep, **way}
         for model in models or recipe.models

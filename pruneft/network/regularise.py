@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from pruneft.network.criteria import STATISTICS, Groups
 from pruneft.network.families import Families
+from pruneft.network.groupwise import STATISTICS, Groups
 from pruneft.network.trees import kept_beside, map_arrays, named_arrays
 from pruneft.penalty import check_beta
 

@@ -93,6 +93,6 @@ def test_figure_has_a_line_for_every_way():
     axes = [ax for ax in network_figure.draw(rows).axes if ax.get_visible()]
     assert len(axes) == 2
     labels = axes[0].get_legend_handles_labels()[1]
-    assert {"gradual", "from scratch", "one-shot, random", "one-shot, norm"} <= set(labels)
+    assert set(labels) == {"gradual", "from scratch", *(f"one-shot, {name}" for name in network.CRITERIA)}
     with pytest.raises(ValueError, match="no finished trial"):
         network_figure.draw([])

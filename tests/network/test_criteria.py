@@ -91,26 +91,44 @@ def test_diagonal_by_probes_tends_to_the_diagonal(exact):
     np.testing.assert_allclose(found, expected, atol=0.1 * np.abs(expected).max())
 
 
-def test_surgeon_saves_what_the_best_update_saves(exact):
-    flat, _, hessian, groups = exact
-    damping = 1.0
-    inverse = np.linalg.inv(hessian + damping * np.eye(flat.size))
+@pytest.fixture(scope="module", params=["hessian", "fisher"])
+def curved(request, exact):
+    """What the surgeon takes for the curvature, by name, and that matrix with 1 added on its diagonal."""
+    flat, slopes, hessian, _ = exact
+    matrix = hessian if request.param == "hessian" else slopes.T @ slopes / slopes.shape[0]
+    return request.param, matrix + np.eye(flat.size)
+
+
+def test_surgeon_saves_what_the_best_update_saves(exact, curved):
+    flat, _, _, groups = exact
+    name, matrix = curved
+    inverse = np.linalg.inv(matrix)
     expected = [flat[g] @ np.linalg.solve(inverse[np.ix_(g, g)], flat[g]) / 2 for g in groups]
-    np.testing.assert_allclose(scored("obs", damping=damping), expected, rtol=2e-3, atol=1e-3)
+    np.testing.assert_allclose(scored("obs", damping=1.0, curvature=name), expected, rtol=2e-3, atol=1e-3)
 
 
-def test_update_of_the_surgeon_is_the_constrained_minimum(exact):
-    flat, _, hessian, groups = exact
-    moved = network.obs_update(PARAMS, FAMILIES, {NAME: np.arange(H) != 1}, loss=loss, batch=BATCH, damping=1.0)
-    # Minimise dw^T (H + I) dw with the entries of the group at zero, by its optimality conditions.
-    gone = groups[1]
-    kkt = np.zeros((flat.size + gone.size,) * 2)
-    kkt[: flat.size, : flat.size] = hessian + np.eye(flat.size)
-    kkt[flat.size + np.arange(gone.size), gone] = kkt[gone, flat.size + np.arange(gone.size)] = 1
-    step = np.linalg.solve(kkt, np.concatenate([np.zeros(flat.size), -flat[gone]]))[: flat.size]
+@pytest.mark.parametrize("gone", [(1,), (0, 3)])
+def test_update_of_the_surgeon_is_the_constrained_minimum(exact, curved, gone):
+    flat, _, _, groups = exact
+    name, matrix = curved
+
+    def update(keep):
+        return network.obs_update(PARAMS, FAMILIES, {NAME: keep}, loss=loss, batch=BATCH, curvature=name, damping=1.0)
+
+    moved = jax.jit(update)(~np.isin(np.arange(H), gone))
+    # Minimise dw^T C dw with the removed producers at zero and their consumers where they are, by its optimality conditions.
+    removed = np.concatenate([groups[j] for j in gone])
+    taken = np.concatenate([D * H + H + 2 * j + np.arange(2) for j in gone])
+    fixed = np.concatenate([removed, taken])
+    kkt = np.zeros((flat.size + fixed.size,) * 2)
+    kkt[: flat.size, : flat.size] = matrix
+    kkt[flat.size + np.arange(fixed.size), fixed] = kkt[fixed, flat.size + np.arange(fixed.size)] = 1
+    wanted = np.concatenate([np.zeros(flat.size), -flat[removed], np.zeros(taken.size)])
+    step = np.linalg.solve(kkt, wanted)[: flat.size]
     found = np.concatenate([np.ravel(moved[name]) for name in ("w", "b", "v")])
     np.testing.assert_allclose(found, flat + step, rtol=2e-3, atol=2e-3)
-    np.testing.assert_array_equal(moved["w"][:, 1], 0)
+    np.testing.assert_array_equal(np.asarray(moved["w"])[:, list(gone)], 0)
+    assert np.abs(step[np.setdiff1d(np.arange(flat.size), fixed)]).max() > 1e-2
 
 
 def test_chance_depends_on_the_key_alone():
@@ -162,6 +180,33 @@ def test_large_hessian_is_an_error():
     families = network.groups(model, wide, jax.ShapeDtypeStruct((5, D), jnp.float64))
     with pytest.raises(ValueError, match="the Hessian of 18000 numbers is too large"):
         network.scores("obs", wide, families, loss=loss, batch=BATCH)
+
+
+def test_unknown_curvature_is_an_error():
+    with pytest.raises(ValueError, match="curvature must be 'hessian' or 'fisher': got 'diagonal'"):
+        scored("obs", curvature="diagonal")
+
+
+def test_running_averages_are_not_moved_by_the_surgeon():
+    case = models.PLAIN["cnn"]
+    families = network.groups(case.fn, case.params, *case.inputs)
+    name = next(f.name for f in families if f.name.startswith("k1"))
+
+    def squares(p, x):
+        return jnp.mean(case.fn(p, x) ** 2)
+
+    moved = network.obs_update(
+        case.params,
+        families,
+        {name: np.arange(families[name].width) > 0},
+        loss=squares,
+        batch=case.inputs[0],
+        curvature="fisher",
+    )
+    np.testing.assert_array_equal(moved["mean"], case.params["mean"])
+    np.testing.assert_array_equal(moved["var"], case.params["var"])
+    assert np.abs(np.asarray(moved["k1"])[..., 0]).max() == 0
+    assert np.abs(np.asarray(moved["k2"]) - case.params["k2"]).max() > 0
 
 
 def test_all_criteria_are_listed():
