@@ -60,7 +60,7 @@ def _successes(seeds: jax.Array, ends: jax.Array, r: int, n: int, steps: int, st
 
         first = lanes.start(lane, jnp.zeros((), jnp.int32))
         (factor, _), _ = jax.lax.scan(step, (first, optimizer.init(first)), jnp.arange(steps))
-        roots = jax.vmap(lambda u: lanes.canonical(u, merge=0.0)[0])(factor.astype(jnp.float64))
+        roots = jax.vmap(lambda u: lanes.canonical(lane, u, merge=0.0)[0])(factor.astype(jnp.float64))
         found = lanes.fit(lane, roots[..., :r], LMConfig()).x.reshape(starts, D, r)
         errors = jnp.linalg.norm(lane.scale * found @ jnp.swapaxes(found, -1, -2) - drawn.truth, axis=(-1, -2))
         return errors < EXACT_ERROR * jnp.linalg.norm(drawn.truth)
