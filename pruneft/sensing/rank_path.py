@@ -282,16 +282,18 @@ def _method(recipe: PathRecipe, largest: int) -> Method:
 
     def accepted(lane: Lane, memory: Memory) -> Bool[Array, ""]:
         answer, twice = memory.best, memory.rounds > 1
-        # Near interpolation a wrong fit can look like weak noise, with few degrees of freedom left to tell. A second round would
-        # find the exact fit if there is one, so such an answer waits for it.
+        # Near interpolation a wrong fit can look like weak noise, with few degrees of freedom left to tell. Further rounds
+        # would find the exact fit if there is one, so such an answer waits for them.
+        p = degrees(lane, answer.rank)
+        clear = (lane.n >= recipe.safe_margin * p) & (lane.n >= p + recipe.spare)
         exact = answer.rss <= recipe.exact * lane.n
-        sure = exact | (lane.n >= recipe.safe_margin * degrees(lane, answer.rank)) | (lane.rank > 0)
+        sure = exact | clear | (lane.rank > 0) | (memory.rounds >= recipe.patience)
         found = (memory.status == Status.CONVERGED) | (memory.status == Status.RANK_UNCERTAIN)
         found |= memory.status == Status.NOT_UNIQUE  # no further start makes it unique
         # And what most starts found, but noise makes too uncertain to accept, no further round will make better.
         common = 2 * at(memory.agree, answer) > memory.rounds * (memory.roots.shape[0] + 1)
         hopeless = (memory.status == Status.REJECTED) & (memory.predicted <= recipe.settled) & common
-        return (found & (sure | twice)) | (hopeless & twice)
+        return (found & sure) | (hopeless & jnp.where(clear, twice, memory.rounds >= recipe.patience))
 
     def report(lane: Lane, memory: Memory, answered: Array, steps: Array) -> dict[str, Array]:
         values = answers.report(lane, memory.best, memory.status, steps)

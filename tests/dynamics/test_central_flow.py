@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pruneft.dynamics.central_flow import central_flow
+from pruneft.dynamics.central_flow import RMSProp, central_flow
 from pruneft.dynamics.complementarity import complementarity
 from pruneft.status import Status
 
@@ -97,6 +97,48 @@ def test_the_predicted_loss_adds_the_variance_that_holds_it(flowing):
 def test_too_few_eigenpairs_are_a_status(flowing):
     assert int(flowing[2].statuses[0]) == Status.CONVERGED
     assert int(flowing[2].status) == Status.OUT_OF_DOMAIN
+
+
+def test_with_moments_that_stand_still_rmsprop_is_gradient_descent(flowing):
+    still = RMSProp(beta2=1 - 1e-13, eps=0.0, moments=jnp.ones(4))
+    run = jax.jit(lambda start: central_flow(valleys, start, ETA, steps=160, k=3, keep=True, rmsprop=still))
+    found, plain = run(jnp.array([0.0, 0.0, -0.05, -0.4])), flowing[3]
+    np.testing.assert_allclose(found.thetas, plain.thetas, atol=1e-8)
+    np.testing.assert_allclose(ETA * plain.eigenvalues, found.eigenvalues, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(found.loss_predicted, plain.loss_predicted, rtol=1e-6)
+    np.testing.assert_allclose(found.moments, 1, rtol=1e-8)
+    assert plain.moments.shape == (0,)
+
+
+def test_at_rest_rmsprop_holds_a_direction_by_the_square_of_half_a_step():
+    """Where nu of the held direction rests, ``nu = 4 P^2 Sigma = 4 nu Sigma / eta^2``: its variance is ``eta^2 / 4`` whatever the loss."""
+    eta, curve, slope = 0.3, 0.1, 0.05
+
+    def valley(theta):
+        return (20 + 2 * theta[1]) * theta[0] ** 2 / 2 + curve * theta[1] ** 2 / 2 - slope * theta[1]
+
+    rule = RMSProp(0.9, 0.0, jnp.array([(10 * eta) ** 2, 1e-3]))
+    found = jax.jit(lambda start: central_flow(valley, start, eta, steps=400, k=2, rmsprop=rule))(jnp.zeros(2))
+    assert int(found.status) == Status.CONVERGED
+    variance = eta**2 / 4
+    rest = (slope - variance) / curve  # where the mean pull of the oscillation along the valley meets the slope
+    np.testing.assert_allclose(found.theta, [0, rest], atol=1e-6)
+    np.testing.assert_allclose(found.moments, [(eta * (10 + rest)) ** 2, variance**2], rtol=1e-4)
+    assert float(found.eigenvalues[-1, 0]) == pytest.approx(2, abs=1e-6)
+    assert float(found.loss_predicted[-1] - found.loss[-1]) == pytest.approx((10 + rest) * variance, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (RMSProp(1.0), r"beta2 .decay of the mean square. must lie in \(0, 1\): got 1.0"),
+        (RMSProp(0.9, -1.0), "eps must not be negative: got -1.0"),
+        (RMSProp(0.9, moments=jnp.ones(3)), r"moments must be like the parameters: expected shapes \(4,\), got \(3,\)"),
+    ],
+)
+def test_rmsprop_that_makes_no_sense_is_an_error(rule, message):
+    with pytest.raises(ValueError, match=message):
+        central_flow(valleys, jnp.zeros(4), ETA, steps=1, rmsprop=rule)
 
 
 def test_bad_input_is_a_clear_error():

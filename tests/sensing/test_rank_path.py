@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -13,7 +15,7 @@ from pruneft.sensing.rank_path import rank_path
 from pruneft.status import Status
 
 D, N = 8, 16  # rank 2 has 15 degrees of freedom: one is left over, and n is below 1.15 of them
-RECIPE = PathRecipe(starts=2, attempts=(1, 1, 1))
+RECIPE = PathRecipe(starts=2, attempts=(1, 1, 1), patience=3)
 METHOD = rank_path(RECIPE, width=D).method
 REFINE = jax.jit(METHOD.refine(2))
 STARTS = RECIPE.starts + 1  # of Levenberg-Marquardt: the trained ones, and one grown from the rank before
@@ -76,10 +78,17 @@ def test_a_better_fit_in_a_later_round_makes_earlier_agreement_void(lane, first)
 
 
 @pytest.mark.parametrize("status", [Status.CONVERGED, Status.RANK_UNCERTAIN])
-def test_near_interpolation_an_inexact_answer_waits_for_a_second_round(lane, status):
+def test_near_interpolation_an_inexact_answer_waits_for_further_rounds(lane, status):
     near = {"rank": 2, "rss": 1e-3, "status": status}
-    assert not _ends(lane, **near, rounds=1)
-    assert _ends(lane, **near, rounds=2)
+    assert [_ends(lane, **near, rounds=rounds) for rounds in (1, 2, 3)] == [False, False, True]
+
+
+def test_with_few_measurements_to_spare_an_inexact_answer_waits_too(lane):
+    # Twice the degrees of freedom, but only 8 measurements more than that.
+    wary = rank_path(dataclasses.replace(RECIPE, spare=9), width=D).method
+    answer = _with(lane, rank=1, rss=1e-3, status=Status.CONVERGED, rounds=1)
+    assert not bool(wary.accepted(lane, answer))
+    assert bool(METHOD.accepted(lane, answer))
 
 
 def test_an_exact_answer_and_one_far_from_interpolation_do_not_wait(lane):
