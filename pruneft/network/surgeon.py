@@ -47,12 +47,12 @@ def obs_update(
       loss: (params, batch) -> mean loss over the samples of the batch.
       batch: pytree whose leaves have the samples along their first axis.
       curvature: ``"hessian"``, exact, for networks of up to 6000 numbers; ``"fisher"``, of the gradients of the samples, for any.
-      damping: in units of the curvature.
+      damping: in units of the curvature; positive with ``"fisher"``.
 
     Raises:
-      ValueError: the Hessian would be too large, or the curvature is unknown.
+      ValueError: the Hessian would be too large, the curvature is unknown or the damping out of range.
     """
-    _check(curvature)
+    _check(curvature, damping)
     floats, whole = floating(params)
     stays, goes = _roles(params, families, keep)
 
@@ -77,7 +77,7 @@ def obs_update(
 
 def scores(groups: Groups, value: Loss, floats: dict[str, Array], batch: Any, curvature: str, damping: float) -> Scores:
     """Half the loss that the best update of all other numbers leaves, :math:`w_g^T ([H^{-1}]_{gg})^{-1} w_g / 2`."""
-    _check(curvature)
+    _check(curvature, damping)
     if curvature == "fisher":
         return _scores_by_samples(groups, value, floats, batch, damping)
     flat, _ = ravel_pytree(floats)
@@ -166,6 +166,10 @@ def _hessian(value: Loss, floats: dict[str, Array], batch: Any, damping: float) 
     return hessian + damping * jnp.eye(flat.size, dtype=flat.dtype)
 
 
-def _check(curvature: str) -> None:
+def _check(curvature: str, damping: float) -> None:
     if curvature not in ("hessian", "fisher"):
         raise ValueError(f"curvature must be 'hessian' or 'fisher': got {curvature!r}.")
+    # The Fisher matrix has at most as many ranks as there are samples.
+    if not (damping >= 0 if curvature == "hessian" else damping > 0):
+        least = "must not be negative" if curvature == "hessian" else "must be positive with curvature='fisher'"
+        raise ValueError(f"damping {least}: got {damping}.")

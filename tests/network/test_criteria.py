@@ -182,9 +182,17 @@ def test_large_hessian_is_an_error():
         network.scores("obs", wide, families, loss=loss, batch=BATCH)
 
 
-def test_unknown_curvature_is_an_error():
-    with pytest.raises(ValueError, match="curvature must be 'hessian' or 'fisher': got 'diagonal'"):
-        scored("obs", curvature="diagonal")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"curvature": "diagonal"}, "curvature must be 'hessian' or 'fisher': got 'diagonal'"),
+        ({"damping": -1.0}, "damping must not be negative: got -1.0"),
+        ({"curvature": "fisher", "damping": 0.0}, "damping must be positive with curvature='fisher': got 0.0"),
+    ],
+)
+def test_a_surgeon_that_makes_no_sense_is_an_error(options, message):
+    with pytest.raises(ValueError, match=message):
+        scored("obs", **options)
 
 
 def test_running_averages_are_not_moved_by_the_surgeon():
