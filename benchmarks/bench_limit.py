@@ -36,14 +36,11 @@ TRANSITION: tuple[tuple[int, tuple[int, ...], int], ...] = (
     ((8, (1, 2), 4),)
     if SMALL
     else (
-        (16, (1, 2, 4, 8), 64),
-        (16, (3, 5, 6, 7), 64),
-        (24, (1, 2, 4), 64),
-        (32, (1, 2), 64),
-        (24, (8,), 64),
-        (32, (4,), 64),
-        (24, (12,), 16),
-        (32, (8,), 16),
+        (16, tuple(range(1, 9)), 64),
+        (24, tuple(range(1, 9)), 64),
+        (32, tuple(range(1, 9)), 64),
+        (24, tuple(range(9, 13)), 64),
+        (32, tuple(range(9, 17)), 64),
     )
 )
 # (r, instances): what one start contributes at d = 16, n = 1.1 dof, known rank.
