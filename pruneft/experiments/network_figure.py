@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pruneft.network import CRITERIA
 from pruneft.plot import new_figure
 from pruneft.plot._style import MARKERS, dress, legend_of_figure, open_frame, series_style
 
@@ -16,6 +17,8 @@ _BASELINES = {
     "from scratch": (0, (4, 1.6)),
     "one-shot, random": (0, (1, 1.5)),
 }  # line styles of what is there to be beaten
+# Places in the list of styles, which has seven colours; the black one is for what is recommended.
+_PLACES = {"norm": 0, "normalised": 0, "taylor": 1, "fisher": 2, "obd": 3, "hessian": 5, "obs": 6}
 _APART = 1.025  # from one line's points to the next one's, so that bars do not cover one another
 
 
@@ -49,10 +52,14 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _line(ax: Any, rows: Sequence[Mapping[str, Any]], place: int, label: str, aside: float) -> None:
-    """One way to a width, its points moved by a factor; baselines are grey."""
-    style = series_style(place)
+    """One way to a width, its points moved by a factor; baselines are grey, gradual thresholding is black."""
+    style: dict[str, Any] = {"color": "black", "linewidth": 1.8}
     if label in _BASELINES:
         style = {"color": "0.45", "linestyle": _BASELINES[label]}
+    elif (criterion := label.removeprefix("one-shot, ")) in _PLACES:
+        style = dict(series_style(_PLACES[criterion]))
+        if criterion == "normalised":
+            style["linestyle"] = (0, (1, 1))
     keeps = sorted({row["keep"] for row in rows})
     values = [np.array([100 * row["accuracy"] for row in rows if row["keep"] == keep]) for keep in keeps]
     spread = [part.std(ddof=1) if part.size > 1 else 0.0 for part in values]
@@ -63,10 +70,9 @@ def _line(ax: Any, rows: Sequence[Mapping[str, Any]], place: int, label: str, as
         label=label,
         marker=MARKERS[place % len(MARKERS)],
         markersize=3,
-        linewidth=1.1,
         elinewidth=0.7,
         capsize=1.5,
-        **style,
+        **{"linewidth": 1.1, **style},
     )
 
 
@@ -76,6 +82,6 @@ def _label(row: Mapping[str, Any]) -> str:
     return {"gradual": "gradual", "scratch": "from scratch"}[row["method"]]
 
 
-def _order(row: Mapping[str, Any]) -> tuple[int, bool, str]:
+def _order(row: Mapping[str, Any]) -> tuple[int, bool, int]:
     """Gradual first, then from scratch and chance, then the criteria."""
-    return _WAYS.index(row["method"]), row["criterion"] != "random", str(row["criterion"])
+    return _WAYS.index(row["method"]), row["criterion"] != "random", CRITERIA.index(row["criterion"])
