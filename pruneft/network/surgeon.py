@@ -53,12 +53,9 @@ def obs_update(
       ValueError: the Hessian would be too large, the curvature is unknown or the damping out of range.
     """
     _check(curvature, damping)
-    floats, whole = floating(params)
+    given, whole = floating(params)
     stays, goes = _roles(params, families, keep)
-
-    def value(weights: Any, samples: Any) -> Array:
-        return loss(whole(weights), samples)
-
+    floats, value = _wide(given, lambda weights, samples: loss(whole(weights), samples))
     flat, back = ravel_pytree(floats)
     removed = jnp.where(goes, flat, 0)
     if curvature == "fisher":
@@ -72,12 +69,14 @@ def obs_update(
         both = stays[:, None] & stays[None, :]
         alone = jnp.where(both, hessian, jnp.diag(jnp.where(stays, 0, 1).astype(flat.dtype)))
         moved = jnp.linalg.solve(alone, jnp.where(stays, hessian @ removed, 0))
-    return whole(back(jnp.where(goes, 0, flat + moved)))
+    found = back(jnp.where(goes, 0, flat + moved))
+    return whole({name: leaf.astype(given[name].dtype) for name, leaf in found.items()})
 
 
 def scores(groups: Groups, value: Loss, floats: dict[str, Array], batch: Any, curvature: str, damping: float) -> Scores:
     """Half the loss that the best update of all other numbers leaves, :math:`w_g^T ([H^{-1}]_{gg})^{-1} w_g / 2`."""
     _check(curvature, damping)
+    floats, value = _wide(floats, value)
     if curvature == "fisher":
         return _scores_by_samples(groups, value, floats, batch, damping)
     flat, _ = ravel_pytree(floats)
@@ -118,6 +117,13 @@ def _scores_by_samples(groups: Groups, value: Loss, floats: dict[str, Array], ba
         weights = _entries(groups, family, alone)[:, 0]
         found[family.name] = jax.lax.map(of, (_entries(groups, family, slopes), weights))
     return found
+
+
+def _wide(floats: dict[str, Array], value: Loss) -> tuple[dict[str, Array], Loss]:
+    """Weights in float32 at least, because nothing narrower can be factorised, and the loss that takes them."""
+    kinds = {name: leaf.dtype for name, leaf in floats.items()}
+    wide = {n: w.astype(jnp.float32) if jnp.finfo(w.dtype).bits < 32 else w for n, w in floats.items()}
+    return wide, lambda weights, samples: value({n: w.astype(kinds[n]) for n, w in weights.items()}, samples)
 
 
 def _entries(groups: Groups, family: Family, rows: dict[str, Array]) -> Float[Array, "n rows s"]:

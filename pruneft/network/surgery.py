@@ -75,6 +75,9 @@ def zeroed(params: Any, families: Families, keep: Mapping[str, Any], *, role: st
       families: of the model.
       keep: {name: boolean mask [n]}, traced or not; families that are not named stay.
       role: ``"producer"`` or ``"consumer"`` to touch those members alone.
+
+    Raises:
+      ValueError: as `leaf_masks`.
     """
     arrays = named_arrays(params)
     there = _traced(arrays, keep)
@@ -97,7 +100,18 @@ def leaf_masks(
     """For every array with groups the masks that say what stays, one for each family and axis, shaped to broadcast against it.
 
     Arguments as for `zeroed`; on the host where nothing is traced, because on the device every shape would be a program to compile.
+
+    Raises:
+      ValueError: a name is unknown, or a mask is not boolean or has the wrong length.
     """
+    for name, given in keep.items():
+        if name not in families.names:
+            raise ValueError(f"no family is called {name!r}: known are {', '.join(families.names)}.")
+        if jnp.shape(given) != (families[name].width,) or jnp.result_type(given) != jnp.bool_:
+            raise ValueError(
+                f"{name} has {families[name].width} groups: expected a boolean mask of that length, got "
+                f"{jnp.result_type(given)} of shape {jnp.shape(given)}."
+            )
     there = _traced(arrays, keep)
     found: dict[str, list[Any]] = {}
     for family in families:

@@ -131,6 +131,36 @@ def test_update_of_the_surgeon_is_the_constrained_minimum(exact, curved, gone):
     assert np.abs(step[np.setdiff1d(np.arange(flat.size), fixed)]).max() > 1e-2
 
 
+@pytest.mark.parametrize("curvature", ["hessian", "fisher"])
+def test_weights_of_half_precision_are_moved_too(curvature):
+    narrow = {name: leaf.astype(jnp.bfloat16) for name, leaf in PARAMS.items()}
+
+    def widened(p, batch):
+        return loss({name: leaf.astype(jnp.float32) for name, leaf in p.items()}, batch)
+
+    options = {"loss": widened, "batch": BATCH, "curvature": curvature, "damping": 1.0}
+    scores = network.scores("obs", narrow, FAMILIES, **options)[NAME]
+    np.testing.assert_allclose(scores, scored("obs", damping=1.0, curvature=curvature), rtol=0.1)
+    moved = network.obs_update(narrow, FAMILIES, {NAME: np.arange(H) != 1}, **options)
+    assert {leaf.dtype for leaf in moved.values()} == {jnp.dtype(jnp.bfloat16)}
+    assert not np.any(np.asarray(moved["w"], np.float32)[:, 1])
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        ({"x": np.ones(H, bool)}, "no family is called 'x'"),
+        ({NAME: np.ones(3, bool)}, r"expected a boolean mask of that length, got bool of shape \(3,\)"),
+        ({NAME: np.array([0, 1, 2, 3])}, r"has 4 groups: expected a boolean mask of that length, got int64 of shape"),
+    ],
+)
+def test_masks_that_do_not_fit_are_errors(keep, message):
+    with pytest.raises(ValueError, match=message):
+        network.zeroed(PARAMS, FAMILIES, keep)
+    with pytest.raises(ValueError, match=message):
+        network.obs_update(PARAMS, FAMILIES, keep, loss=loss, batch=BATCH)
+
+
 def test_chance_depends_on_the_key_alone():
     first, again, other = (scored("random", key=jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
