@@ -12,9 +12,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from pruneft import Problem, recover
+from pruneft import FirstOrder, Problem, PruneRecipe, recover
 from pruneft.pipeline import Penalty
 from pruneft.sensing import PathRecipe, draw_instance, sharded
 from pruneft.sensing import lane as lanes
@@ -23,6 +24,11 @@ from pruneft.sensing.operator import Gram
 D, N = 6, 45  # dof of rank 2 is 11; 45 is no multiple of 8, nor of 2
 DIVIDED = 48
 ARGUMENTS = {"k": 2, "recipe": PathRecipe(starts=2, attempts=(100,))}
+
+FIRST_ORDER = {
+    **{"k": 4, "rank": 2, "method": "prune", "recipe": PruneRecipe(attempts=(200,))},
+    "finetune": FirstOrder(optimizer=optax.sgd(0.02), steps=1000),
+}
 
 
 def data():
@@ -73,6 +79,7 @@ def eight():
         found[f"{name} weighted"] = told(recover(problem, weights=weights, **ARGUMENTS))
         start = np.full((D, 2), 0.3) + np.eye(D, 2)
         found[f"{name} init"] = told(recover(problem, init=start, seed=3, **ARGUMENTS))
+        found[f"{name} first order"] = told(recover(problem, **FIRST_ORDER))
     found["unit"] = [sharded.root_mean_square(split.y, N), float(np.sqrt(np.mean(y**2)))]
     if hasattr(jax, "set_mesh"):
         with jax.set_mesh(mesh):

@@ -98,6 +98,7 @@ def _assert_same_recovery(split, plain, devices):
         ("given", "plain"),
         ("split weighted", "plain weighted"),
         ("split init", "plain init"),
+        ("split first order", "plain first order"),
     ],
 )
 def test_eight_devices_recover_what_one_recovers(eight, split, plain):
