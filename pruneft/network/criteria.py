@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pruneft.network import surgeon
+from pruneft.network import obs
 from pruneft.network.families import Families
 from pruneft.network.groupwise import STATISTICS, Groups, Loss, Scores, floating, product
 from pruneft.network.trees import kept_beside, map_arrays
@@ -102,4 +102,4 @@ def scores(
         return groups.diagonal(value, floats, batch, key, probes)
     if criterion == "hessian":
         return groups.hessian(value, floats, batch)
-    return surgeon.scores(groups, value, floats, batch, curvature, damping)
+    return obs.scores(groups, value, floats, batch, curvature, damping)
