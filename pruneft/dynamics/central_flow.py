@@ -31,9 +31,8 @@ from pruneft.dynamics.curvature import Loss, Params, check_counts, check_step, f
 from pruneft.dynamics.sharpness import Sharpness, sharpness
 from pruneft.status import Status
 
-CRITICAL = (
-    1.95  # eigenvalue, where P is one, above which a direction may be held: it can become unstable within a substep
-)
+# Eigenvalue, where P is one, above which a direction may be held: it can become unstable within a substep.
+CRITICAL = 1.95
 Carry = tuple[Array, Array, Sharpness | None]  # theta, nu, eigenpairs
 SLACK = 1e-6  # relative residual of the complementarity that is accepted
 
@@ -163,7 +162,8 @@ def central_flow(
             A = G @ (root**2 * slope)
             B = jnp.einsum("abn,cdn->abcd", G * root**2, G) / 2
             if rmsprop:
-                firm = _rate(rmsprop) / (eta * jnp.maximum(jnp.sqrt(nu), jnp.finfo(nu.dtype).tiny))
+                # What never had a gradient, as the weights of a pixel that is always blank, takes no part.
+                firm = jnp.where(nu > 0, _rate(rmsprop) / (eta * jnp.sqrt(jnp.where(nu > 0, nu, 1))), 0)
                 pairs = jnp.einsum("an,bn->abn", vectors, vectors)
                 A = A + pairs @ (firm * push)
                 B = B + jnp.einsum("abn,cdn->abcd", pairs * 4 * firm / root**4, pairs)

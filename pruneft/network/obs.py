@@ -128,7 +128,8 @@ def _wide(floats: dict[str, Array], value: Loss) -> tuple[dict[str, Array], Loss
 
 def _entries(groups: Groups, family: Family, rows: dict[str, Array]) -> Float[Array, "n rows s"]:
     """What each group has of each row; a row is a set of parameters."""
-    parts = []
+    count = jax.tree.leaves(rows)[0].shape[0]
+    parts = [jnp.zeros((family.width, count, 0), jnp.result_type(*rows.values()))]  # nothing, where no member counts
     for member in groups.members[family.name]:
         first = jnp.moveaxis(rows[member.path], member.axis + 1, 0)[member.indices]  # [n, r, rows, ...]
         parts.append(jnp.moveaxis(first, 2, 1).reshape(family.width, first.shape[2], -1))

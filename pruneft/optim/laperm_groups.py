@@ -47,9 +47,9 @@ def nearest_permutation(
 def stable_order(weights: Float[Array, "*groups n"]) -> Int[Array, "*groups n"]:
     """The places of the weights of every group from the least to the greatest, equal ones in the order of their places.
 
-    What ``argsort`` returns for finite numbers, in a sixth of its time on a CPU, where XLA sorts single integers eight times faster
-    than pairs or floats: the bits of a float, made to rise with it, are sorted with the place beside them. Where a word has no room for
-    all bits, the high ones are sorted and what they leave equal is put right by swapping neighbours.
+    What ``argsort`` returns for finite numbers, in a fifth to a third of its time on a CPU, where XLA sorts single integers eight times
+    faster than pairs or floats: the bits of a float, made to rise with it, are sorted with the place beside them. Where a word has no
+    room for all bits, the high ones are sorted and what they leave equal is put right by swapping neighbours.
     """
     n, bits = weights.shape[-1], jnp.finfo(weights.dtype).bits
     word = jnp.uint64 if jax.config.jax_enable_x64 else jnp.uint32  # type: ignore[attr-defined]

@@ -79,7 +79,7 @@ class PathRecipe:
       margin: a rank that does not fit exactly is a candidate while n is at least this many times its degrees of freedom; an exact
         fit is one while n exceeds them.
       safe_margin: a rank that does not fit exactly is trusted only above this margin, unless nothing else is left.
-      spare, patience: below the safe margin, and with fewer than ``spare`` measurements more than degrees of freedom, a fit that is
+      spare, patience: below the safe margin, or with fewer than ``spare`` measurements more than degrees of freedom, a fit that is
         not exact waits for so many rounds, for a wrong one can look like weak noise there. At d = 16, n = 1.05 to 1.2 dof, r = 1 and
         2, noiseless, six rounds turned 6 of 7 wrong answers of 768 trials into right ones; two rounds had been asked for before. What
         it costs is time where there is noise: up to 1.7 times the steps there.

@@ -128,6 +128,28 @@ def test_at_rest_rmsprop_holds_a_direction_by_the_square_of_half_a_step():
     assert float(found.loss_predicted[-1] - found.loss[-1]) == pytest.approx((10 + rest) * variance, rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_a_parameter_without_a_gradient_changes_nothing_for_rmsprop(kind):
+    """As the weights of a pixel that is always blank: its nu is zero."""
+    start = jnp.array([0.01, 0.01, -0.05, -0.4], kind)
+
+    def run(begin):
+        return central_flow(
+            lambda v: valleys(v[:4]), begin, ETA, steps=40, k=3, rmsprop=RMSProp(0.99, moments=nu(begin))
+        )
+
+    def nu(begin):
+        return jnp.where(jnp.arange(begin.size) < 4, 1, 0).astype(kind)
+
+    alone, beside = (jax.jit(run)(begin) for begin in (start, jnp.append(start, jnp.ones(1, kind))))
+    # Rounding of float32 is above what the complementarity asks for, with that parameter and without.
+    assert int(beside.status) == int(alone.status) == (Status.CONVERGED if kind == "float64" else Status.BUDGET_SPENT)
+    assert int(jnp.max(alone.held)) > 0
+    np.testing.assert_allclose(beside.theta[:4], alone.theta, atol=1e-4 if kind == "float32" else 1e-8)
+    assert float(beside.theta[4]) == 1
+    assert 0 <= float(beside.moments[4]) < 1e-12  # rounding of the eigenvectors
+
+
 @pytest.mark.parametrize(
     ("rule", "message"),
     [

@@ -225,6 +225,22 @@ def test_a_surgeon_that_makes_no_sense_is_an_error(options, message):
         scored("obs", **options)
 
 
+def test_a_family_of_which_nothing_counts_has_scores_of_zero():
+    case = models.PLAIN["cnn"]
+    families = network.groups(case.fn, case.params, *case.inputs)
+    found = network.scores(
+        "obs",
+        case.params,
+        families,
+        loss=lambda p, x: jnp.mean(case.fn(p, x) ** 2),
+        batch=case.inputs[0],
+        curvature="fisher",
+        statistics=".",
+    )
+    for name, family in zip(families.names, families, strict=True):
+        np.testing.assert_array_equal(found[name], np.zeros(family.width))
+
+
 def test_running_averages_are_not_moved_by_the_surgeon():
     case = models.PLAIN["cnn"]
     families = network.groups(case.fn, case.params, *case.inputs)
